@@ -1,0 +1,197 @@
+"""What there is: GPUs in nodes, and the measured network between them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetsched.errors import HetschedError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction between two GPUs: bytes a second, and the time before the first byte arrives."""
+
+    bandwidth_bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A kind of GPU by its data sheet.
+
+    `half_flops_per_s` is dense bf16/fp16 (tensor cores, no sparsity), `single_flops_per_s` is fp32 outside the tensor
+    cores, both per GPU; `link` is the usual way to its neighbours inside a node, per GPU and direction.
+    `efficiency` is the share of the peak that transformer blocks reach in training, where it was measured.
+    """
+
+    kind: str
+    memory_bytes: int
+    half_flops_per_s: float
+    single_flops_per_s: float
+    memory_bytes_per_s: float
+    link: Link | None = None
+    efficiency: float | None = None
+
+    def flops_per_s(self, dtype: str) -> float:
+        """Peak dense FLOP/s at `dtype` (bf16, fp16 or fp32)."""
+        return self.single_flops_per_s if dtype == "fp32" else self.half_flops_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One GPU: `name` is `node/index`."""
+
+    name: str
+    node: str
+    index: int
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One machine; its price is for the whole machine, its egress price for each GB (1e9) that leaves its region."""
+
+    name: str
+    region: str
+    gpus: tuple[Gpu, ...]
+    usd_per_hour: float | None = None
+    egress_usd_per_gb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """The measured network, per pair of nodes, so that 10,000 GPUs cost megabytes.
+
+    bandwidth_bytes_per_s, latency_s: (nodes, nodes), [i, j] from i to j; the diagonal is the link inside a node.
+    per_device: where a matrix named single devices, {(i, j): (bandwidth, latency)} with arrays (gpus of i, gpus of j).
+    """
+
+    bandwidth_bytes_per_s: Floats
+    latency_s: Floats
+    per_device: Mapping[tuple[int, int], tuple[Floats, Floats]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """Nodes, the devices in them in inventory order, and the network. Every device pair has an answer.
+
+    `notes` says what was assumed where the file was silent. Raises HetschedError where a pair has no usable link.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    network: Network
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [node.name for node in self.nodes]
+        if not names:
+            raise HetschedError(f"cluster {self.name}: there are no nodes", hint="list at least one under `nodes`")
+        for name in names:
+            if names.count(name) > 1:
+                raise HetschedError(f"cluster {self.name}: two nodes are named {name!r}", hint="give each its own name")
+        for node in self.nodes:
+            if not node.gpus:
+                raise HetschedError(f"cluster {self.name}: node {node.name!r} has no GPUs", hint="remove it")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        bandwidth, latency = self.network.bandwidth_bytes_per_s, self.network.latency_s
+        shape = (len(self.nodes), len(self.nodes))
+        if bandwidth.shape != shape or latency.shape != shape:
+            raise HetschedError(f"cluster {self.name}: the network is {bandwidth.shape}, expected {shape}")
+        needed = np.ones(shape, dtype=bool)
+        np.fill_diagonal(needed, [len(node.gpus) > 1 for node in self.nodes])
+        for pair in self.network.per_device:
+            needed[pair] = False
+        bad = needed & ~((bandwidth > 0) & np.isfinite(bandwidth) & (latency >= 0) & np.isfinite(latency))
+        if bad.any():
+            i, j = (int(x[0]) for x in np.nonzero(bad))
+            a, b = self.nodes[i].name, self.nodes[j].name
+            where = f"inside node {a}" if i == j else f"from {a} to {b}"
+            raise HetschedError(
+                f"cluster {self.name}: no usable bandwidth and latency {where}",
+                hint="give it in `network` (inside_node, inside_region, between_regions) or in a matrix file",
+            )
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """All devices, node by node."""
+        return tuple(
+            Device(f"{node.name}/{index}", node.name, index, gpu)
+            for node in self.nodes
+            for index, gpu in enumerate(node.gpus)
+        )
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Position in `devices` by device name."""
+        return {device.name: position for position, device in enumerate(self.devices)}
+
+    @cached_property
+    def node_of(self) -> Indices:
+        """(devices,): the node each device stands in."""
+        return np.repeat(np.arange(len(self.nodes)), [len(node.gpus) for node in self.nodes])
+
+    @cached_property
+    def regions(self) -> tuple[str, ...]:
+        """The regions, in the order in which they first appear."""
+        return tuple(dict.fromkeys(node.region for node in self.nodes))
+
+    def device(self, name: str) -> Device:
+        """The device of that name; HetschedError where there is none."""
+        try:
+            return self.devices[self.index_of[name]]
+        except KeyError:
+            raise HetschedError(
+                f"device {name!r} is not in cluster {self.name}",
+                hint=f"devices are named node/index, e.g. {self.devices[0].name}",
+            ) from None
+
+    def node(self, name: str) -> Node:
+        """The node of that name."""
+        return self._nodes_by_name[name]
+
+    @cached_property
+    def _nodes_by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def links(self, sources: Sequence[int] | Indices, targets: Sequence[int] | Indices) -> tuple[Floats, Floats]:
+        """Latency in s and bandwidth in bytes/s from each source to each target device.
+
+        sources: (m,), targets: (n,) positions in `devices`. Returns two (m, n) arrays; a device reaches itself at once.
+        """
+        rows, columns = np.asarray(sources, dtype=np.intp), np.asarray(targets, dtype=np.intp)
+        a, b = self.node_of[rows], self.node_of[columns]
+        latency = self.network.latency_s[np.ix_(a, b)]
+        bandwidth = self.network.bandwidth_bytes_per_s[np.ix_(a, b)]
+        for (i, j), (block_bandwidth, block_latency) in self.network.per_device.items():
+            at = np.ix_(np.flatnonzero(a == i), np.flatnonzero(b == j))
+            if at[0].size and at[1].size:
+                within = np.ix_(rows[at[0].ravel()] - self._first_of[i], columns[at[1].ravel()] - self._first_of[j])
+                bandwidth[at], latency[at] = block_bandwidth[within], block_latency[within]
+        same = rows[:, None] == columns[None, :]
+        latency[same], bandwidth[same] = 0.0, np.inf
+        return latency, bandwidth
+
+    def link(self, source: int, target: int) -> Link:
+        """The link from one device to another, by position."""
+        latency, bandwidth = self.links([source], [target])
+        return Link(float(bandwidth[0, 0]), float(latency[0, 0]))
+
+    @cached_property
+    def _first_of(self) -> Indices:
+        return np.concatenate([[0], np.cumsum([len(node.gpus) for node in self.nodes])[:-1]]).astype(np.intp)
+
+    def usd_per_hour(self, nodes: Sequence[str]) -> float | None:
+        """What these nodes cost together; None where the price of one is not known."""
+        prices = [self.node(name).usd_per_hour for name in nodes]
+        known = [price for price in prices if price is not None]
+        return sum(known) if len(known) == len(prices) else None

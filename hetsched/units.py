@@ -1,0 +1,12 @@
+"""The only conversion factors: files and screens speak gbps, ms and GiB, all inside is bytes, seconds, FLOP/s."""
+
+BYTES_PER_S_PER_GBPS = 1e9 / 8  # gbps is 1e9 bit/s
+BYTES_PER_S_PER_GBYTES = 1e9  # GB is 1e9 bytes
+BYTES_PER_GB = 1e9
+BYTES_PER_GIB = 2**30
+SECONDS_PER_MS = 1e-3
+FLOPS_PER_TFLOPS = 1e12
+TOKENS_PER_MILLION = 1e6
+SECONDS_PER_HOUR = 3600.0
+
+DTYPE_BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
