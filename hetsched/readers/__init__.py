@@ -1,0 +1,22 @@
+"""What people have, as our types: one file per format."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hetsched.readers.cluster_yaml import read_cluster
+from hetsched.readers.model_config import read_model, resolve_model
+from hetsched.readers.plan_file import read_plan, write_plan
+
+
+def _model_config(path: Path) -> Any:
+    return read_model(str(path))
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    "cluster-yaml": read_cluster,
+    "model-config": _model_config,
+    "plan": read_plan,
+}
+
+__all__ = ["READERS", "read_cluster", "read_model", "read_plan", "resolve_model", "write_plan"]

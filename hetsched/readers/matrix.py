@@ -159,8 +159,15 @@ def _from_table(rows: Sequence[Sequence[Any]], where: str, quantity: Quantity, u
     return Matrix(where, quantity, tuple(names), values * factor, diagonal, factor)
 
 
-def _row(cells: Sequence[Any], i: int, names: Sequence[str], where: str, quantity: Quantity) -> list[float]:
+def _row(cells: Sequence[Any], i: int, names: Sequence[str], where: str, quantity: Quantity) -> Floats:
     """One row's numbers, NaN on the diagonal, whatever stands there."""
+    try:  # a row without a flaw, at once
+        values = np.array([cell or "nan" if isinstance(cell, str) else cell for cell in cells], dtype=np.float64)
+        values[i] = math.nan
+        if not (np.isinf(values).any() or (values <= 0 if quantity.zero_is_wrong else values < 0).any()):
+            return values
+    except (TypeError, ValueError):
+        pass
     row = []
     for j, cell in enumerate(cells):
         if i == j:
@@ -169,7 +176,7 @@ def _row(cells: Sequence[Any], i: int, names: Sequence[str], where: str, quantit
         place = _place(where, names[i], names[j])
         value = _number(cell, place)
         row.append(value if math.isnan(value) else _checked(value, quantity, place))
-    return row
+    return np.array(row, dtype=np.float64)
 
 
 def _place(where: str, row: str, column: str) -> str:

@@ -1,0 +1,34 @@
+"""Plan files: JSON, written by hetsched or by hand."""
+
+import json
+from pathlib import Path
+
+from hetsched.errors import HetschedError
+from hetsched.fields import describe
+from hetsched.files import read_text, write_text
+from hetsched.plan import FORMAT, Plan
+from hetsched.readers.json_text import load_json
+from hetsched.readers.model_config import resolve_model
+
+MAX_PLAN_BYTES = 64 * 2**20
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file; its `model` may be a catalogue name, our fields or the keys of a config.json.
+
+    Raises HetschedError that names the file and the place.
+    """
+    data = load_json(read_text(path, "plan", MAX_PLAN_BYTES), path.name)
+    if not isinstance(data, dict):
+        raise HetschedError(
+            f"{path.name}: the file holds {describe(data)}, expected a plan",
+            hint=f'a plan is a mapping that starts with "format": "{FORMAT}"',
+        )
+    if data.get("format") == FORMAT and data.get("model") is not None:
+        data = {**data, "model": resolve_model(data["model"], f"{path.name}: model").to_json()}
+    return Plan.from_json(data, path.name)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write the plan, whole or not at all. Raises HetschedError where the path can't be written."""
+    write_text(path, json.dumps(plan.to_json(), indent=1, allow_nan=False) + "\n")
