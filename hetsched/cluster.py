@@ -1,5 +1,6 @@
 """What there is: GPUs in nodes, and the measured network between them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,8 +95,8 @@ class Cluster:
         names = [node.name for node in self.nodes]
         if not names:
             raise HetschedError(f"cluster {self.name}: there are no nodes", hint="list at least one under `nodes`")
-        for name in names:
-            if names.count(name) > 1:
+        for name, times in Counter(names).items():
+            if times > 1:
                 raise HetschedError(f"cluster {self.name}: two nodes are named {name!r}", hint="give each its own name")
         for node in self.nodes:
             if not node.gpus:
