@@ -183,6 +183,21 @@ class Plan:
         """Every stage with its pipeline and its position there."""
         return tuple((pipe, number, stage) for pipe in self.pipelines for number, stage in enumerate(pipe.stages))
 
+    @property
+    def devices_by_node(self) -> dict[str, tuple[str, ...]]:
+        """The devices in use, by index inside each node; nodes stand in the order in which the pipelines name them.
+
+        Ranks are numbered in this order, by the executor and by what starts it, so that neither needs a table.
+        """
+        nodes: dict[str, list[tuple[int, str]]] = {}
+        for pipeline in self.pipelines:
+            for device in pipeline.devices:
+                node, _, index = device.rpartition("/")
+                if not node or not index.isdecimal():
+                    raise HetschedError(f"plan: device {device!r} has no index", hint="devices are named node/index")
+                nodes.setdefault(node, []).append((int(index), device))
+        return {node: tuple(device for _, device in sorted(devices)) for node, devices in nodes.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain ints, floats, strings, lists and dicts."""
         options = asdict(self.options)

@@ -1,0 +1,41 @@
+"""What this executor does not run, said before anything starts."""
+
+from hetsched.errors import HetschedError
+from hetsched.plan import Compression, Plan
+
+BYTES = 256  # tokens are bytes
+
+
+def check_limits(plan: Plan) -> tuple[str, ...]:
+    """What the run will do other than the plan says, in words. Raises HetschedError for what can't be run at all."""
+    for pipeline, number, stage in plan.stages:
+        if stage.tensor_parallel > 1:
+            raise HetschedError(
+                f"run: pipeline {pipeline.name} stage {number} has tensor-parallel degree {stage.tensor_parallel}, "
+                "which this version does not execute",
+                hint="plan with one device a stage",
+            )
+    if plan.model.num_experts:
+        raise HetschedError(
+            f"run: model {plan.model.name} is a mixture of experts, which this version does not execute",
+            hint="use a dense model",
+        )
+    if plan.model.vocab_size < BYTES:
+        raise HetschedError(
+            f"run: the vocabulary has {plan.model.vocab_size} tokens, and text is read as {BYTES} bytes",
+            hint=f"use a vocabulary of {BYTES} or more",
+        )
+    if plan.workload.seq_len > plan.model.max_positions:
+        raise HetschedError(
+            f"run: sequences of {plan.workload.seq_len} tokens, and {plan.model.name} has "
+            f"{plan.model.max_positions} positions",
+            hint="use a shorter seq_len",
+        )
+    if plan.options.compression != Compression():
+        raise HetschedError(
+            "run: the plan compresses messages, which this version does not execute",
+            hint="plan without compression, or set all three bits to 16",
+        )
+    if plan.options.zero:
+        return (f"zero {plan.options.zero} is run as zero 0: nothing is sharded over the data-parallel peers",)
+    return ()

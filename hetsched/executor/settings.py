@@ -1,0 +1,103 @@
+"""What a run is asked for, and what it tells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetsched.errors import HetschedError
+from hetsched.units import DTYPE_BYTES
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """How a plan is run.
+
+    steps: training steps, at least 1. seed: of the initial weights. dtype: bf16 or fp32; None is fp32 on a CPU and
+    the plan's elsewhere. text: a file to train on, as bytes; None is the bundled sample. device: `cpu`, `cuda`, or
+    `auto`, which is cuda where each process of the machine has a GPU of its own. timeout_s: the longest the whole run
+    may take, and a message may be waited for. threads: of torch, per process.
+    """
+
+    steps: int = 5
+    seed: int = 0
+    dtype: str | None = None
+    learning_rate: float = 1e-3
+    text: Path | None = None
+    device: str = "auto"
+    timeout_s: float = 600.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise HetschedError(f"run: {self.steps} steps", hint="run at least one")
+        if self.threads < 1:
+            raise HetschedError(f"run: {self.threads} threads a process", hint="use at least one")
+        if not self.timeout_s > 0:
+            raise HetschedError(f"run: a timeout of {self.timeout_s} s", hint="give a positive number of seconds")
+        if self.device not in DEVICES:
+            raise HetschedError(f"run: device is {self.device!r}", hint=f"use one of: {', '.join(DEVICES)}")
+        if self.dtype is not None and self.dtype not in DTYPE_BYTES:
+            raise HetschedError(f"run: dtype is {self.dtype!r}", hint="use bf16 or fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One training step of one rank.
+
+    loss: mean over the tokens of the global batch, the same on every rank. iteration_s: from the end of the last step
+    on all ranks to the end of this one. Of that, schedule_s is forward and backward passes with their waits,
+    of which wait_s went by waiting for messages (host time; on CUDA the waits happen on the device and are not seen),
+    all_reduce_s the gradient all-reduces that the passes did not hide, optimizer_s the weight update.
+    """
+
+    step: int
+    loss: float
+    iteration_s: float
+    schedule_s: float
+    wait_s: float
+    all_reduce_s: float
+    optimizer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What a run measured: one loss a step; times in s; `ranks` holds every rank's steps, `devices` whose they are.
+
+    mean_iteration_s leaves the first iteration out (connections and caches warm up in it) where there is a second.
+    """
+
+    losses: tuple[float, ...]
+    iteration_s: tuple[float, ...]
+    mean_iteration_s: float
+    tokens_per_s: float
+    dtype: str
+    device: str
+    devices: tuple[str, ...]
+    ranks: tuple[tuple[StepReport, ...], ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How far a run in fp32 is from one process that does the whole model on the whole batch.
+
+    loss_difference: the largest, relative to the loss. gradient_difference: the largest absolute difference, over the
+    model's largest gradient. tensor_difference: the largest norm of a difference over the tensor's norm, among tensors
+    with more than 1e-4 of the total norm, and which one (`worst_tensor`). copies: gradient tensors compared, every
+    rank's copy counted. failures: what was out of tolerance, in words; empty where the check passed.
+    """
+
+    run: RunReport
+    reference_losses: tuple[float, ...]
+    loss_difference: float
+    gradient_difference: float
+    tensor_difference: float
+    worst_tensor: str
+    copies: int
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether losses and all gradients agree."""
+        return not self.failures

@@ -1,0 +1,148 @@
+"""The training loop of one rank."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hetsched.errors import HetschedError
+from hetsched.executor.data import ByteText
+from hetsched.executor.gradients import AdamW, Bucket, all_reduce, make_buckets
+from hetsched.executor.groups import make_groups, seats, sharings
+from hetsched.executor.model import Transformer
+from hetsched.executor.settings import RunSettings, StepReport
+from hetsched.executor.stage import StageWorker
+from hetsched.plan import Plan
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a rank computes and in what precision."""
+
+    device: torch.device
+    dtype_name: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype."""
+        return DTYPES[self.dtype_name]
+
+    @property
+    def backend(self) -> str:
+        """The back end that moves its messages."""
+        return "nccl" if self.device.type == "cuda" else "gloo"
+
+    def synchronise(self) -> None:
+        """Wait for the device, where it runs behind the host."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def choose_target(plan: Plan, settings: RunSettings, local_rank: int, local_world_size: int) -> Target:
+    """The device of this rank, one of `local_world_size` on its machine, and the dtype; or HetschedError."""
+    gpus = torch.cuda.device_count()
+    if settings.device == "cuda" and gpus < local_world_size:
+        raise HetschedError(
+            f"run: {local_world_size} processes on this machine and {gpus} CUDA devices",
+            hint="run with device cpu, or where each process has a GPU",
+        )
+    cuda = settings.device == "cuda" or (settings.device == "auto" and gpus >= local_world_size)
+    dtype = settings.dtype or (plan.workload.dtype if cuda else "fp32")
+    if dtype not in DTYPES:
+        raise HetschedError(
+            f"run: training in {dtype} needs loss scaling, which this version does not do",
+            hint="use dtype bf16 or fp32",
+        )
+    return Target(torch.device("cuda", local_rank) if cuda else torch.device("cpu"), dtype)
+
+
+def train(
+    plan: Plan,
+    settings: RunSettings,
+    target: Target,
+    report: Callable[[StepReport], None],
+    gradients_to: Path | None = None,
+) -> None:
+    """Train this rank's part of the plan; the default process group is there, with a rank for each device.
+
+    report: is given every step as it ends. gradients_to: a folder for this rank's gradients of the first and the last
+    step, as `rank-R-step-S.pt`, for `check`.
+    """
+    rank = dist.get_rank()
+    seat = seats(plan)[rank]
+    groups = make_groups(plan, rank, target.device)
+    model = Transformer(plan.model, seat.layers, recompute=plan.options.recompute)
+    model.initialise(settings.seed)
+    model.to(target.device)
+    parameters = model.global_parameters()
+    optimizer = AdamW(parameters, target.dtype, settings.learning_rate)
+    model.to(target.dtype)
+    buckets = make_buckets(parameters, plan.model.tied_embeddings, sharings(plan), groups.sharing)
+    worker = StageWorker(plan, seat, model, ByteText(settings.text), groups)
+    _world_loss(torch.zeros((), dtype=torch.float64, device=target.device))  # a barrier before the first step
+    clock = _Clock(target)
+    for step in range(settings.steps):
+        waited_s = worker.waited_s
+        loss = worker.run_step(step)
+        schedule_s = clock.lap()
+        all_reduce(buckets, target.dtype)
+        worker.finish_sends()
+        all_reduce_s = clock.lap()
+        if gradients_to is not None and step in (0, settings.steps - 1):
+            save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")
+        optimizer.step(buckets)
+        optimizer_s = clock.lap()
+        world_loss = _world_loss(loss)  # also the barrier that ends the step
+        report(
+            StepReport(
+                step=step,
+                loss=world_loss,
+                iteration_s=clock.iteration(),
+                schedule_s=schedule_s,
+                wait_s=worker.waited_s - waited_s,
+                all_reduce_s=all_reduce_s,
+                optimizer_s=optimizer_s,
+            )
+        )
+
+
+def save_gradients(buckets: tuple[Bucket, ...], path: Path) -> None:
+    """Write a rank's gradients by parameter name; whole or not at all."""
+    gradients = {name: view.cpu().clone() for bucket in buckets for name, view in bucket.views.items()}
+    half = path.with_suffix(".tmp")
+    torch.save(gradients, half)
+    os.replace(half, path)
+
+
+def _world_loss(share: Tensor) -> float:
+    dist.all_reduce(share)
+    return float(share.item())
+
+
+class _Clock:
+    """Times the parts of a step, and steps from barrier to barrier."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._step_began = self._lap_began = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap or step began."""
+        self._target.synchronise()
+        now = time.perf_counter()
+        lap_s, self._lap_began = now - self._lap_began, now
+        return lap_s
+
+    def iteration(self) -> float:
+        """Seconds since the step began; the next one begins."""
+        now = time.perf_counter()
+        iteration_s = now - self._step_began
+        self._step_began = self._lap_began = now
+        return iteration_s
