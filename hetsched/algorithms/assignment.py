@@ -9,13 +9,12 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-SUBSETS_UP_TO = 10  # columns: 8 µs a matrix there; beyond, a matching for each is faster than all subsets
-MATRICES_AT_A_TIME = 256  # the subsets' values for so many stay in the processor's cache
+SUBSETS_UP_TO = 9  # columns: 4 µs a matrix there; beyond, a matching for each is as fast as all subsets
+ELEMENTS_AT_A_TIME = 40_000  # temporary arrays of this size stay in the processor's cache
 
 
 def sum_assignment(cost: Floats) -> tuple[Ints, float]:
@@ -24,6 +23,8 @@ def sum_assignment(cost: Floats) -> tuple[Ints, float]:
     cost: (n, m), n ≤ m; inf forbids an edge. Returns the column of each row, (n,), and the sum, inf where every
     assignment needs a forbidden edge.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import: not at the CLI's start
+
     _check_shape(cost)
     if np.isnan(cost).any() or np.isneginf(cost).any():
         raise ValueError("cost holds nan or -inf")
@@ -118,7 +119,7 @@ def _edges(cost: Floats, threshold: float) -> list[int]:
 def bottleneck_values(costs: Floats) -> Floats:
     """bottleneck_assignment's value for each of many square matrices.
 
-    costs: (k, n, n). Returns (k,). Up to 10 columns by dynamic programming over the columns that the first rows take,
+    costs: (k, n, n). Returns (k,). Up to 9 columns by dynamic programming over the columns that the first rows take,
     f(S) = min over j in S of max(f(S without j), cost[|S| - 1, j]), for all matrices at a time.
     """
     k, n, m = costs.shape
@@ -131,12 +132,14 @@ def bottleneck_values(costs: Floats) -> Floats:
     if n > SUBSETS_UP_TO:
         return np.array([bottleneck_assignment(cost)[1] for cost in costs])
     values = np.empty(k)
-    for at in range(0, k, MATRICES_AT_A_TIME):
-        part = np.ascontiguousarray(costs[at : at + MATRICES_AT_A_TIME].transpose(1, 2, 0))
+    levels = _levels(n)
+    step = max(1, ELEMENTS_AT_A_TIME // max([n * n, *(before.size for before, _ in levels)]))
+    for at in range(0, k, step):
+        part = np.ascontiguousarray(costs[at : at + step].transpose(1, 2, 0))
         best = part[0]
-        for row, (before, column) in enumerate(_levels(n), start=1):
+        for row, (before, column) in enumerate(levels, start=1):
             best = np.maximum(best[before], part[row, column]).min(axis=1)
-        values[at : at + MATRICES_AT_A_TIME] = best[0]
+        values[at : at + step] = best[0]
     return values
 
 

@@ -16,6 +16,7 @@ Ints = NDArray[np.intp]
 Objective = Literal["bottleneck", "sum"]
 
 SHARPNESS = 8  # of the power mean that ranks partitions whose dearest groups cost the same
+ELEMENTS_AT_A_TIME = 1 << 16  # temporary arrays of this size stay in the processor's cache
 PATHS_KEPT = 4096  # unfinished cycles of each length; all of them up to 64 nodes or so
 
 
@@ -151,8 +152,10 @@ def _bottleneck_arcs(weight: Floats, labels: Ints) -> tuple[Floats, float]:
         stay = to_group[members, group][:, None] - among[:, members]  # [d, v]: what d pays without v
         np.fill_diagonal(stay, -np.inf)  # v itself has gone
         new = to_group[:, group][:, None] - weight[:, members]  # [u, v]: what u pays
-        for d in range(len(members)):
-            np.maximum(new, stay[d][None, :] + among[d][:, None], out=new)
+        step = max(1, ELEMENTS_AT_A_TIME // max(1, new.size))
+        for at in range(0, len(members), step):
+            pay = stay[at : at + step, None, :] + among[at : at + step, :, None]  # [d, u, v]: what d pays
+            np.maximum(new, pay.max(axis=0), out=new)
         replaced[:, members] = new
     highest = float(costs.max())
     if highest <= 0.0:
