@@ -46,14 +46,12 @@ def test_units_of_latency(tmp_path: Path, corner: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("corner", ["gb/s", "GBPS", "gpbs", "ms"])
 def test_a_unit_that_could_be_bits_or_bytes_is_refused(tmp_path: Path, corner: str) -> None:
-    if corner == "gb/s":
-        corner = "GB"
     with pytest.raises(HetschedError, match="not a unit of bandwidth"):
         read_matrix(write(tmp_path, f"{corner},a,b\na,,2\nb,2,\n"), BANDWIDTH)
 
 
 def test_directions_empty_cells_and_the_diagonal(tmp_path: Path) -> None:
-    text = "\ufeffgbps;a;b;c\n# a\n".replace("# a\n", "") + "a;9;1;-\nb;2;0;nan\nc;;4;x\n"
+    text = "\ufeffgbps;a;b;c\na;9;1;-\nb;2;0;nan\nc;;4;x\n"
     matrix = read_matrix(write(tmp_path, text), BANDWIDTH)
     assert matrix.names == ("a", "b", "c")
     nan = np.nan
