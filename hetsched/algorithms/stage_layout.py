@@ -1,0 +1,204 @@
+"""Partition devices into ordered groups, one a pipeline stage: the joint problem of DT-FM (arXiv 2206.01288, section 3).
+
+The cost of an ordered partition C_1 ... C_P, each of D devices, is
+
+    max over groups and d in C of sum over d' in C of within[d, d']           DATAP, level 1
+    + hop_weight · sum over s of bottleneck(C_s, C_s+1)                       PIPELINE, level 2
+    + peak_weight · max(0, largest bottleneck - peak_floor)                   0 in the paper
+
+where bottleneck(A, B) is the smallest, over perfect matchings of A to B, of the matching's largest `between` edge.
+Devices that the matrices cannot tell apart (the GPUs of one city) form a class, and a group is known by how many it has
+of each class; so the two inner problems are solved once for each composition that a search meets.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetsched.algorithms.assignment import bottleneck_assignment
+
+Floats = NDArray[np.float64]
+Groups = list[list[int]]
+
+MAX_REMEMBERED = 500_000
+MAX_HALL_CLASSES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How the parts of a layout's cost add up; the default is the paper's."""
+
+    hop: float = 2.0
+    peak: float = 0.0
+    peak_floor: float = 0.0
+
+
+class StageLayout:
+    """An instance: which of n devices stand in which of `num_groups` ordered groups of `group_size`.
+
+    within, between: (n, n), from row to column, diagonals unused; n may exceed num_groups · group_size.
+    A search works on classes (`class_of`) and keys; `expand` turns its groups of classes into groups of devices.
+    """
+
+    def __init__(
+        self, within: Floats, between: Floats, num_groups: int, group_size: int, weights: Weights | None = None
+    ) -> None:
+        self.within, self.between = within, between
+        self.num_groups, self.group_size = num_groups, group_size
+        self.weights = weights or Weights()
+        self.class_of = device_classes(within, between)
+        self.members_of = [np.flatnonzero(self.class_of == c).tolist() for c in range(int(self.class_of.max()) + 1)]
+        self._bits = len(within).bit_length()
+        self._class_within = self._per_class(within).tolist()
+        self._class_between_rows: list[list[float]] = self._per_class(between).tolist()
+        apart = ~np.eye(len(between), dtype=bool)
+        self.shortest_edge = float(between[apart].min()) if apart.any() else 0.0
+        self._group_costs: dict[int, float] = {}
+        self._hops: dict[tuple[int, int], float] = {}
+        # A key holds the count of each class in turn: swapping two devices is an addition and a subtraction.
+        self.unit = [1 << (self._bits * c) for c in range(len(self.members_of))]
+
+    def _per_class(self, matrix: Floats) -> Floats:
+        first = [members[0] for members in self.members_of]
+        last = [members[-1] for members in self.members_of]
+        values = matrix[np.ix_(first, last)]
+        alone = np.equal(first, last)
+        values[alone, alone] = 0.0
+        return values
+
+    def key(self, classes: Iterable[int]) -> int:
+        """The key of a group, given the classes of its devices."""
+        return sum(self.unit[c] for c in classes)
+
+    def composition(self, key: int) -> list[tuple[int, int]]:
+        """(class, count) for each class in the group of that key."""
+        bits, parts = self._bits, []
+        while key:
+            c = ((key & -key).bit_length() - 1) // bits
+            count = (key >> (bits * c)) & ((1 << bits) - 1)
+            parts.append((c, count))
+            key -= count << (bits * c)
+        return parts
+
+    def group_cost(self, key: int) -> float:
+        """DATAP of one group: the largest, over its devices, of the summed `within` to the others."""
+        cost = self._group_costs.get(key)
+        if cost is None:
+            parts, within = self.composition(key), self._class_within
+            cost = 0.0
+            for a, _ in parts:
+                row = within[a]
+                total = -row[a]
+                for b, count in parts:
+                    total += count * row[b]
+                cost = max(cost, total)
+            if len(self._group_costs) >= MAX_REMEMBERED:
+                self._group_costs.clear()
+            self._group_costs[key] = cost
+        return cost
+
+    def hop(self, source: int, target: int) -> float:
+        """The bottleneck of the best perfect matching from one group to another, by their keys."""
+        cost = self._hops.get((source, target))
+        if cost is None:
+            cost = self._bottleneck(self.composition(source), self.composition(target))
+            if len(self._hops) >= MAX_REMEMBERED:
+                self._hops.clear()
+            self._hops[source, target] = cost
+        return cost
+
+    def _bottleneck(self, sources: list[tuple[int, int]], targets: list[tuple[int, int]]) -> float:
+        between = self._class_between_rows
+        rows = [[between[a][b] for b, _ in targets] for a, _ in sources]
+        needs, rooms = [count for _, count in sources], [count for _, count in targets]
+        if len(needs) > len(rooms):
+            rows, needs, rooms = [list(row) for row in zip(*rows, strict=True)], rooms, needs
+        if len(needs) <= MAX_HALL_CLASSES:
+            return _hall_bottleneck(rows, needs, rooms)
+        return bottleneck_assignment(np.repeat(np.repeat(np.array(rows), needs, axis=0), rooms, axis=1))[1]
+
+    def cost(self, keys: Sequence[int]) -> float:
+        """The cost of an ordered partition, by its groups' keys."""
+        hops = [self.hop(a, b) for a, b in zip(keys[:-1], keys[1:], strict=True)]
+        return self.total(max(map(self.group_cost, keys)), hops)
+
+    def total(self, group_cost: float, hops: Sequence[float]) -> float:
+        """The cost of a partition whose dearest group and whose hops are known."""
+        weights = self.weights
+        total = group_cost + weights.hop * sum(hops)
+        if weights.peak and hops:
+            total += weights.peak * max(0.0, max(hops) - weights.peak_floor)
+        return total
+
+    def hop_matrix(self, keys: Sequence[int]) -> Floats:
+        """(P, P): the hop from each group to each other, the coarsened graph; 0 on the diagonal."""
+        size = len(keys)
+        matrix = np.zeros((size, size))
+        for i in range(size):
+            for j in range(size):
+                if i != j:
+                    matrix[i, j] = self.hop(keys[i], keys[j])
+        return matrix
+
+    def expand(self, groups: Sequence[Iterable[int]]) -> list[list[int]]:
+        """Groups of devices for groups of classes, the devices of a class in turn."""
+        left = [list(reversed(members)) for members in self.members_of]
+        return [[left[c].pop() for c in sorted(group)] for group in groups]
+
+    def match(self, groups: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Order each group of devices so that its k-th device hands on to the next group's k-th device.
+
+        Each hop's largest edge is its bottleneck, and among such matchings the sum is least.
+        """
+        ordered = [list(groups[0])]
+        for group in groups[1:]:
+            columns, _ = bottleneck_assignment(self.between[np.ix_(ordered[-1], group)], then_sum=True)
+            ordered.append([group[column] for column in columns])
+        return ordered
+
+
+def _hall_bottleneck(rows: list[list[float]], needs: list[int], rooms: list[int]) -> float:
+    """The bottleneck between classes by Hall's theorem: the largest, over sets of sources, of the edge they need.
+
+    rows: edges from each source class to each target class; needs, rooms: how many devices each class has. A set of
+    sources needs edges long enough to reach as many targets as it has devices.
+    """
+    found = 0.0
+    sets: list[tuple[list[float], int]] = []
+    for row, need in zip(rows, needs, strict=True):
+        joined = [(list(map(min, edges, row)), total + need) for edges, total in sets]
+        sets.append((row, need))
+        sets += joined
+    for edges, total in sets:
+        for edge, room in sorted(zip(edges, rooms, strict=True)):
+            total -= room
+            if total <= 0:
+                found = max(found, edge)
+                break
+    return found
+
+
+def device_classes(*matrices: Floats) -> NDArray[np.intp]:
+    """(n,): equal numbers for devices that no (n, n) matrix tells apart: exchanging the two changes none of them."""
+    size = len(matrices[0])
+    found = np.full(size, -1, dtype=np.intp)
+    first: list[int] = []
+    for device in range(size):
+        for number, other in enumerate(first):
+            if all(_alike(matrix, device, other) for matrix in matrices):
+                found[device] = number
+                break
+        else:
+            found[device] = len(first)
+            first.append(device)
+    return found
+
+
+def _alike(matrix: Floats, a: int, b: int) -> bool:
+    if matrix[a, b] != matrix[b, a]:
+        return False
+    differ = (matrix[a] != matrix[b]) | (matrix[:, a] != matrix[:, b])
+    differ[[a, b]] = False
+    return not differ.any()
