@@ -1,0 +1,8 @@
+"""What starts a plan elsewhere: each exporter turns a plan into {file name: content}."""
+
+from collections.abc import Callable
+
+from hetsched.exporters.torchrun import export_torchrun
+from hetsched.plan import Plan
+
+EXPORTERS: dict[str, Callable[[Plan], dict[str, str]]] = {"torchrun": export_torchrun}

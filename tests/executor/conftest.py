@@ -1,0 +1,72 @@
+"""Tiny models, and a plan whose pipelines differ in depth, layers and share of the batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hetsched.model import ModelSpec
+from hetsched.plan import Options, Pipeline, Plan, Stage
+from hetsched.workload import TrainingJob
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "llama": {
+        "name": "tiny-llama",
+        "num_layers": 4,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "ffn_size": 48,
+        "vocab_size": 256,
+        "max_positions": 32,
+    },
+    "gpt2": {
+        "name": "tiny-gpt2",
+        "num_layers": 4,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "vocab_size": 256,
+        "max_positions": 32,
+        "family": "gpt2",
+        "gated_mlp": False,
+        "activation": "gelu_tanh",
+        "norm": "layernorm",
+        "positions": "learned",
+        "qkv_bias": True,
+        "out_bias": True,
+        "mlp_bias": True,
+        "tied_embeddings": True,
+    },
+}
+
+
+@pytest.fixture
+def model() -> Callable[..., ModelSpec]:
+    """`model("llama", qk_norm=True)`: a tiny model of that family with changes."""
+
+    def make(family: str, **changes: Any) -> ModelSpec:
+        return ModelSpec.from_json(SHAPES[family] | changes)
+
+    return make
+
+
+@pytest.fixture
+def unequal_plan() -> Callable[..., Plan]:
+    """`unequal_plan(model, **options)`: pipelines of 3 and 1 stages with 5 and 2 micro-batches of 2.
+
+    They do one sequence more than the batch of 13. Node a has the first pipeline's first stage and the other pipeline,
+    so that ranks do not follow the pipelines.
+    """
+
+    def make(spec: ModelSpec, **options: Any) -> Plan:
+        return Plan(
+            model=spec,
+            workload=TrainingJob(global_batch=13, seq_len=16, micro_batch=2, dtype="fp32"),
+            pipelines=(
+                Pipeline("deep", (Stage((0, 1), ("a/0",)), Stage((1, 3), ("b/0",)), Stage((3, 4), ("b/1",))), 5),
+                Pipeline("flat", (Stage((0, 4), ("a/1",)),), 2),
+            ),
+            options=Options(**options),
+        )
+
+    return make

@@ -1,0 +1,98 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hetsched.errors import HetschedError
+from hetsched.executor import run_plan
+from hetsched.executor.__main__ import check_place
+from hetsched.executor.limits import check_limits
+from hetsched.executor.scale import apportion, scaled_plan
+from hetsched.model import ModelSpec
+from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
+
+Models = Callable[..., ModelSpec]
+Plans = Callable[..., Plan]
+
+
+def test_ranks_follow_nodes_and_know_their_neighbours(model: Models, unequal_plan: Plans) -> None:
+    pytest.importorskip("torch")
+    from hetsched.executor.groups import seats
+
+    found = seats(unequal_plan(model("llama")))
+    assert [seat.device for seat in found] == ["a/0", "a/1", "b/0", "b/1"]
+    assert [(seat.previous, seat.next) for seat in found] == [(None, 2), (None, None), (0, 3), (2, None)]
+    assert [seat.first_sample for seat in found] == [0, 10, 0, 0]
+
+
+def test_blocks_are_shared_by_the_ranks_that_hold_them(model: Models, unequal_plan: Plans) -> None:
+    pytest.importorskip("torch")
+    from hetsched.executor.groups import sharings
+
+    plain = [(shared.ranks, shared.units) for shared in sharings(unequal_plan(model("llama")))]
+    assert plain == [((1, 3), ("head", "3")), ((1, 2), ("2", "1")), ((0, 1), ("0", "embedding"))]
+    tied = sharings(unequal_plan(model("gpt2")))
+    assert tied[-1].ranks == (0, 1, 3)
+    assert tied[-1].units == ("tied",)
+
+
+def test_what_is_not_executed_is_refused(model: Models, unequal_plan: Plans) -> None:
+    plan = unequal_plan(model("llama"))
+    assert check_limits(plan) == ()
+    assert "zero 1" in check_limits(replace(plan, options=Options(zero=1)))[0]
+    with pytest.raises(HetschedError, match="compresses"):
+        check_limits(replace(plan, options=Options(compression=Compression(grad_bits=8))))
+    with pytest.raises(HetschedError, match="mixture of experts"):
+        check_limits(unequal_plan(model("llama", num_experts=4, experts_per_token=2)))
+    with pytest.raises(HetschedError, match="vocabulary"):
+        check_limits(unequal_plan(model("llama", vocab_size=100)))
+    with pytest.raises(HetschedError, match="positions"):
+        check_limits(unequal_plan(model("llama", max_positions=8)))
+    pipelines = (plan.pipelines[0], Pipeline("flat", (Stage((0, 4), ("a/1", "a/2")),), 2))
+    with pytest.raises(HetschedError, match="tensor-parallel degree 2"):
+        check_limits(replace(plan, pipelines=pipelines))
+
+
+@pytest.mark.parametrize("global_batch", [None, 2, 3, 7, 40])
+def test_a_scaled_plan_keeps_its_shape(model: Models, unequal_plan: Plans, global_batch: int | None) -> None:
+    plan = unequal_plan(model("llama", hidden_size=4096, num_heads=32, num_kv_heads=8, ffn_size=11008))
+    small = scaled_plan(plan, hidden_size=64, seq_len=24, global_batch=global_batch)
+    assert [pipeline.stages for pipeline in small.pipelines] == [pipeline.stages for pipeline in plan.pipelines]
+    assert all(pipeline.micro_batches >= 1 for pipeline in small.pipelines)
+    assert small.model.num_heads == 4 * small.model.num_kv_heads == 8
+    assert small.model.ffn_size == 172
+    assert small.workload.global_batch == (global_batch or 7)
+
+
+def test_shares_are_in_proportion() -> None:
+    assert apportion(10, [1, 4]) == [2, 8]
+    assert apportion(5, [100, 1, 1]) == [3, 1, 1]
+    assert apportion(3, [7, 7, 7]) == [1, 1, 1]
+    with pytest.raises(HetschedError, match="2 micro-batches for 3 pipelines"):
+        apportion(2, [1, 1, 1])
+
+
+def test_torch_is_imported_only_to_run(tmp_path: Path) -> None:
+    code = "import sys, hetsched.executor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_missing_torch_says_how_to_install_it(
+    model: Models, unequal_plan: Plans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(HetschedError, match="needs torch") as caught:
+        run_plan(unequal_plan(model("llama")))
+    assert caught.value.hint == 'pip install "hetsched[executor]"'
+
+
+def test_processes_that_are_not_the_plans_are_refused(model: Models, unequal_plan: Plans) -> None:
+    plan = unequal_plan(model("llama"))
+    check_place(plan, rank=2, world_size=4, node="b")
+    with pytest.raises(HetschedError, match="stands on node a, the plan has it on b"):
+        check_place(plan, rank=2, world_size=4, node="a")
+    with pytest.raises(HetschedError, match="3 processes were started"):
+        check_place(plan, rank=2, world_size=3, node=None)

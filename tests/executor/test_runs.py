@@ -1,0 +1,81 @@
+"""Real gloo processes on this machine, a rank each."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hetsched.errors import HetschedError
+from hetsched.executor import RunSettings, StepReport, check_plan, run_plan
+from hetsched.model import ModelSpec
+from hetsched.plan import Options, Pipeline, Plan, Stage
+from hetsched.workload import TrainingJob
+
+pytest.importorskip("torch")
+
+SETTINGS = RunSettings(steps=3, device="cpu", timeout_s=100)
+Models = Callable[..., ModelSpec]
+Plans = Callable[..., Plan]
+
+
+def faulty(fault: str) -> tuple[str, ...]:
+    return (sys.executable, str(Path(__file__).with_name("faulty_rank.py")), fault)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "options"),
+    [
+        ("llama", {"qkv_bias": True, "qk_norm": True}, {"schedule": "1f1b"}),
+        ("gpt2", {}, {"schedule": "gpipe", "recompute": True}),
+    ],
+)
+def test_unequal_pipelines_compute_what_one_process_does(
+    model: Models, unequal_plan: Plans, family: str, changes: dict[str, Any], options: dict[str, Any]
+) -> None:
+    steps: list[StepReport] = []
+    report = check_plan(unequal_plan(model(family, **changes), **options), SETTINGS, on_step=steps.append)
+    assert report.passed, report.failures
+    assert report.loss_difference < 1e-6
+    assert report.gradient_difference < 5e-6
+    # every copy of every tensor, in the first and the last step: each block stands on two ranks
+    assert report.copies >= 2 * 2 * 4 * 9
+    assert [step.loss for step in steps] == list(report.run.losses)
+    assert report.run.losses[-1] < report.run.losses[0]
+    assert all(0 < step.schedule_s <= step.iteration_s for rank in report.run.ranks for step in rank)
+
+
+def test_tied_ends_of_two_deep_pipelines_stay_equal(model: Models) -> None:
+    """2 × 2 with unequal layers, 1F1B: both ends of both pipelines hold the embedding, on four ranks."""
+    plan = Plan(
+        model=model("llama", tied_embeddings=True),
+        workload=TrainingJob(global_batch=8, seq_len=16, dtype="fp32"),
+        pipelines=(
+            Pipeline("p0", (Stage((0, 1), ("a/0",)), Stage((1, 4), ("a/1",))), 5),
+            Pipeline("p1", (Stage((0, 3), ("b/0",)), Stage((3, 4), ("b/1",))), 3),
+        ),
+        options=Options(zero=1),
+    )
+    report = check_plan(plan, SETTINGS)
+    assert report.passed, report.failures
+    assert "zero 1" in report.run.warnings[0]
+
+
+@pytest.mark.parametrize(("fault", "family"), [("average", "llama"), ("tied", "gpt2")])
+def test_a_wrong_average_fails_the_check(model: Models, unequal_plan: Plans, fault: str, family: str) -> None:
+    report = check_plan(unequal_plan(model(family)), SETTINGS, program=faulty(fault))
+    assert not report.passed
+    assert any("gradient of" in failure for failure in report.failures)
+
+
+def test_a_killed_rank_is_named_soon(model: Models, unequal_plan: Plans) -> None:
+    begun: list[float] = []
+
+    def note(step: StepReport) -> None:
+        begun.append(time.monotonic())
+
+    with pytest.raises(HetschedError, match=r"rank 2 \(b/0\) was killed by signal 9"):
+        run_plan(unequal_plan(model("llama")), SETTINGS, program=faulty("die"), on_step=note)
+    assert time.monotonic() - begun[0] < 5
