@@ -9,6 +9,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,8 @@ def inline_matrix(names: Sequence[object], rows: Sequence[object], where: str, q
 
 
 def _from_table(rows: Sequence[Sequence[Any]], where: str, quantity: Quantity, unit: str) -> Matrix:
+    if not rows:
+        raise HetschedError(f"{where}: the matrix is empty", hint="a header row of names, then a row for each name")
     if len(rows) < 2:
         raise HetschedError(
             f"{where}: there are no rows", hint="a header row and a first column of names, then the numbers"
@@ -161,13 +164,13 @@ def _from_table(rows: Sequence[Sequence[Any]], where: str, quantity: Quantity, u
 
 def _row(cells: Sequence[Any], i: int, names: Sequence[str], where: str, quantity: Quantity) -> Floats:
     """One row's numbers, NaN on the diagonal, whatever stands there."""
-    try:  # a row without a flaw, at once
-        values = np.array([cell or "nan" if isinstance(cell, str) else cell for cell in cells], dtype=np.float64)
-        values[i] = math.nan
-        if not (np.isinf(values).any() or (values <= 0 if quantity.zero_is_wrong else values < 0).any()):
-            return values
-    except (TypeError, ValueError):
-        pass
+    if all(isinstance(cell, str) for cell in cells):  # a CSV row without a flaw, at once
+        with suppress(ValueError):
+            values = np.array([cell or "nan" for cell in cells], dtype=np.float64)
+            values[i] = math.nan
+            wrong = np.isinf(values) | (values < 0) | ((values == 0) & quantity.zero_is_wrong)
+            if not wrong.any():
+                return values
     row = []
     for j, cell in enumerate(cells):
         if i == j:
@@ -191,7 +194,7 @@ def _number(cell: object, place: str) -> float:
         raise HetschedError(f"{place}: {describe(cell)} is not a number")
     try:
         return float(cell)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise HetschedError(
             f"{place}: {describe(cell)} is not a number", hint="plain numbers; the unit goes in the top-left cell"
         ) from None
