@@ -1,0 +1,74 @@
+"""How much memory a stage needs on each of its devices while training.
+
+Weights, gradients and AdamW's states, by ZeRO stage (Rajbhandari et al. 2020, arXiv 1910.02054); activations of the
+micro-batches in flight (Korthikanti et al. 2023, arXiv 2205.05198, without the attention square that fused attention
+does not keep); the logits on the last stage; and a reserve.
+"""
+
+from hetsched.model import ModelSpec
+from hetsched.plan import Options, Stage
+from hetsched.workload import TrainingJob
+
+STATE_BYTES = 12  # fp32 master weight and AdamW's two moments; with fp32 weights the master is the weight itself
+RESERVE_BYTES = 2**30  # the runtime's context, communication buffers and workspace
+FP32_BYTES = 4
+
+
+def in_flight(schedule: str, position: int, depth: int, micro_batches: int) -> int:
+    """Micro-batches whose activations stage `position` of `depth` holds at once."""
+    return micro_batches if schedule == "gpipe" else min(depth - position, micro_batches)
+
+
+def block_activation_bytes(model: ModelSpec, job: TrainingJob) -> float:
+    """Bytes that one block keeps of one micro-batch for its backward pass."""
+    queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    mlp = (4 if model.gated_mlp else 2) * model.ffn_size
+    if model.num_experts:
+        mlp *= model.experts_per_token
+    # both norms' inputs and outputs; q, k and v; the attention's output; and what the MLP keeps
+    elements = 4 * model.hidden_size + queries + 2 * keys + queries + mlp
+    return float(job.micro_batch * job.seq_len * elements * job.dtype_bytes)
+
+
+def hidden_bytes(model: ModelSpec, job: TrainingJob) -> float:
+    """Bytes of one micro-batch's activations between two blocks: what a pipeline hop sends, uncompressed."""
+    return float(job.micro_batch * job.seq_len * model.hidden_size * job.dtype_bytes)
+
+
+def logits_bytes(model: ModelSpec, job: TrainingJob) -> float:
+    """Logits of one micro-batch, with their fp32 copy and its gradient."""
+    return float(job.micro_batch * job.seq_len * model.vocab_size * (job.dtype_bytes + 2 * FP32_BYTES))
+
+
+def stage_bytes(
+    model: ModelSpec,
+    job: TrainingJob,
+    options: Options,
+    stage: Stage,
+    position: int,
+    depth: int,
+    micro_batches: int,
+    peers: int,
+) -> int:
+    """Bytes on each device of a stage.
+
+    position, depth: where the stage stands in its pipeline; micro_batches: that pipeline's; peers: in how many
+    pipelines its blocks are trained, over which ZeRO shards.
+    """
+    parameters = model.stage_parameters(stage.layers) / stage.tensor_parallel
+    states = STATE_BYTES if job.dtype_bytes < FP32_BYTES else STATE_BYTES - FP32_BYTES
+    shared = [1 if options.zero < level else peers for level in (3, 2, 1)]
+    held = job.dtype_bytes / shared[0] + job.dtype_bytes / shared[1] + states / shared[2]
+    total = parameters * held
+
+    between, kept = hidden_bytes(model, job), block_activation_bytes(model, job) / stage.tensor_parallel
+    flying = in_flight(options.schedule, position, depth, micro_batches)
+    if options.recompute:
+        total += flying * stage.num_layers * between + kept
+    else:
+        total += flying * stage.num_layers * kept
+    if depth > 1:
+        total += 4 * between  # a message on its way in and out, each way
+    if stage.layers[1] == model.num_layers:
+        total += logits_bytes(model, job) / stage.tensor_parallel
+    return int(total) + RESERVE_BYTES

@@ -1,0 +1,154 @@
+"""The one driver: it seeds a solver, asks the stop rule between candidates, and keeps the best."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetsched.cost.base import Cost, CostModel, Violation
+from hetsched.errors import HetschedError, InfeasibleError
+from hetsched.plan import Plan
+from hetsched.problem import Problem
+from hetsched.solvers.base import Candidate, Solver
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search has come; steps are candidates seen."""
+
+    steps: int
+    seconds: float
+    steps_since_gain: int
+    best: Candidate | None
+
+
+StopRule = Callable[[Progress], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class MaxSteps:
+    """Stop after so many candidates; equal seeds then give equal results."""
+
+    steps: int
+
+    def __call__(self, progress: Progress) -> bool:
+        return progress.steps >= self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class MaxSeconds:
+    """Stop after so many seconds."""
+
+    seconds: float
+
+    def __call__(self, progress: Progress) -> bool:
+        return progress.seconds >= self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class NoImprovement:
+    """Stop when so many candidates in a row brought nothing."""
+
+    steps: int
+
+    def __call__(self, progress: Progress) -> bool:
+        return progress.steps_since_gain >= self.steps
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Stop when one of the rules says so."""
+
+    rules: tuple[StopRule, ...]
+
+    def __call__(self, progress: Progress) -> bool:
+        return any(rule(progress) for rule in self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class TracePoint:
+    """An improvement: at which step, after how long, to what."""
+
+    step: int
+    seconds: float
+    iteration_s: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found. status: "stopped" by the rule, or "complete" where the solver had no more candidates."""
+
+    best: Plan
+    cost: Cost
+    status: str
+    trace: tuple[TracePoint, ...]
+    seed: int
+    solver: str
+    candidates: int
+    seconds: float
+
+
+def solve(
+    problem: Problem,
+    solver: Solver,
+    model: CostModel,
+    *,
+    seed: int = 0,
+    stop: StopRule | None = None,
+    objective: str = "time",
+    watch: Callable[[Progress], None] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Result:
+    """Search until `stop` (by default the solver's own number of steps); `watch` is told of each candidate.
+
+    The best is the candidate of least `Cost.rank(objective)`, the earliest among equals. Raises HetschedError where
+    the solver does not support the problem, and InfeasibleError where every candidate breaks a limit.
+    """
+    if reason := solver.supports(problem, model):
+        raise HetschedError(f"solver {solver.name} can't plan this: {reason}", hint="try --solver auto")
+    stop = stop or MaxSteps(solver.steps(problem))
+    began, best, trace = clock(), None, []
+    steps = gained_at = 0
+    status = "complete"
+    for candidate in solver.search(problem, model, np.random.default_rng(seed)):
+        steps += 1
+        seconds = clock() - began
+        if best is None or candidate.cost.rank(objective) < best.cost.rank(objective):
+            best, gained_at = candidate, steps
+            trace.append(TracePoint(steps, seconds, candidate.cost.iteration_s))
+        progress = Progress(steps, seconds, steps - gained_at, best)
+        if watch:
+            watch(progress)
+        if stop(progress):
+            status = "stopped"
+            break
+    if best is None:
+        raise InfeasibleError(
+            f"{solver.name} found no plan for {problem.model.name} on {problem.cluster.name}",
+            hint="allow other numbers of replicas and stages",
+        )
+    if not best.cost.feasible:
+        raise infeasible(problem, best.cost.violations)
+    return Result(best.plan, best.cost, status, tuple(trace), seed, solver.name, steps, clock() - began)
+
+
+def infeasible(problem: Problem, violations: tuple[Violation, ...]) -> InfeasibleError:
+    """The error that says which limit the nearest plan breaks, where, by how much, and what would help."""
+    worst = max(violations, key=lambda violation: violation.needed - violation.available)
+    others = f", and {len(violations) - 1} more devices lack memory too" if len(violations) > 1 else ""
+    help_with = ["more or larger GPUs"]
+    choices = problem.choices
+    if choices.stages is not None or choices.replicas is not None:
+        help_with.insert(0, "more --stages and fewer --replicas")
+    if choices.recompute is False:
+        help_with.insert(0, "--recompute")
+    if choices.zero in (0, 1):
+        help_with.insert(0, f"--zero {choices.zero + 1}")
+    if (choices.micro_batch or 0) > 1:
+        help_with.insert(0, "a smaller --micro-batch")
+    help_with.append("a shorter --seq-len")
+    return InfeasibleError(
+        f"no plan of {problem.model.name} fits {problem.cluster.name}: in the nearest, {worst.message}{others}",
+        hint="what would help: " + ", ".join(help_with),
+    )
