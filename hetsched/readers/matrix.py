@@ -8,6 +8,7 @@ or NaN is a pair that was not measured.
 import csv
 import io
 import math
+import tokenize
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ def _load_npy(path: Path) -> Floats:
         return np.array(mapped, dtype=np.float64)
     except FileNotFoundError:
         raise HetschedError(f"matrix {path} does not exist", hint="paths are relative to the cluster file") from None
-    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, OverflowError, tokenize.TokenError) as error:
         reason = str(error).splitlines()[0] if str(error) else "it is damaged"
         raise HetschedError(
             f"{path.name}: not a readable .npy array: {reason}", hint="write it with numpy.save"

@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hetsched.errors import HetschedError, HetschedWarning
@@ -102,3 +103,16 @@ def test_any_cells(tmp_path: Path, rows: list[list[str]], names: list[Any], data
     survives(lambda: inline_matrix(names, data, "here", LATENCY, "ms"))
     square = [data[: len(names)] for _ in names]
     survives(lambda: inline_matrix(names, square, "here", LATENCY, "ms").diagonal_values())
+
+
+@SETTINGS
+@given(changes=st.dictionaries(st.integers(0, 127), st.integers(0, 255), min_size=1, max_size=4))
+@example(changes={14: ord("(")})
+def test_a_damaged_array(tmp_path: Path, changes: dict[int, int]) -> None:
+    path = tmp_path / "m.npy"
+    np.save(path, np.ones((3, 3)))
+    content = bytearray(path.read_bytes())
+    for position, value in changes.items():
+        content[position] = value
+    path.write_bytes(content)
+    survives(lambda: read_matrix(path, BANDWIDTH).diagonal_values())
