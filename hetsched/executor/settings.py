@@ -22,7 +22,7 @@ class RunSettings:
     steps: int = 5
     seed: int = 0
     dtype: str | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     text: Path | None = None
     device: str = "auto"
     timeout_s: float = 600.0

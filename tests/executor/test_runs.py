@@ -1,5 +1,8 @@
 """Real gloo processes on this machine, a rank each."""
 
+import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -79,3 +82,35 @@ def test_a_killed_rank_is_named_soon(model: Models, unequal_plan: Plans) -> None
     with pytest.raises(HetschedError, match=r"rank 2 \(b/0\) was killed by signal 9"):
         run_plan(unequal_plan(model("llama")), SETTINGS, program=faulty("die"), on_step=note)
     assert time.monotonic() - begun[0] < 5
+
+
+def test_a_run_that_takes_too_long_is_ended(model: Models, unequal_plan: Plans) -> None:
+    with pytest.raises(HetschedError, match=r"not done after 0.2 s; still running: a/0"):
+        run_plan(unequal_plan(model("llama")), RunSettings(device="cpu", timeout_s=0.2))
+
+
+def test_torch_pipelining_computes_the_same(model: Models, tmp_path: Path) -> None:
+    import torch
+
+    plan = Plan(
+        model=model("llama"),
+        workload=TrainingJob(global_batch=8, seq_len=16, micro_batch=2, dtype="fp32"),
+        pipelines=(Pipeline("p0", (Stage((0, 1), ("a/0",)), Stage((1, 4), ("a/1",))), 4),),
+    )
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
+    run = run_plan(plan, RunSettings(steps=1, device="cpu", timeout_s=60), gradients_to=tmp_path)
+    others = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("pipelining_rank.py"), tmp_path],
+            env=dict(os.environ) | {"RANK": str(rank), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for rank in range(2)
+    ]
+    assert [other.wait(timeout=60) for other in others] == [0, 0]
+    for rank in range(2):
+        opinion = torch.load(tmp_path / f"opinion-{rank}.pt")
+        ours = torch.load(tmp_path / f"rank-{rank}-step-0.pt")
+        assert ours.keys() == opinion["gradients"].keys()
+        for name, gradient in ours.items():
+            torch.testing.assert_close(gradient, opinion["gradients"][name], rtol=1e-4, atol=1e-6)
+    assert run.losses[0] == pytest.approx(float(opinion["loss"]), rel=1e-6)
