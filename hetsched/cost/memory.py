@@ -58,7 +58,7 @@ def stage_bytes(
     parameters = model.stage_parameters(stage.layers) / stage.tensor_parallel
     states = STATE_BYTES if job.dtype_bytes < FP32_BYTES else STATE_BYTES - FP32_BYTES
     shared = [1 if options.zero < level else peers for level in (3, 2, 1)]
-    held = job.dtype_bytes / shared[0] + job.dtype_bytes / shared[1] + states / shared[2]
+    held = job.dtype_bytes / shared[0] + FP32_BYTES / shared[1] + states / shared[2]  # gradients add up in fp32
     total = parameters * held
 
     between, kept = hidden_bytes(model, job), block_activation_bytes(model, job) / stage.tensor_parallel

@@ -1,0 +1,178 @@
+"""From a grid of devices, replicas × stages, to the best plan on it: layers, batch shares and the open options."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from hetsched.algorithms.chain_split import chain_split
+from hetsched.cluster import Gpu
+from hetsched.cost.base import CostModel
+from hetsched.cost.compute import stage_work
+from hetsched.cost.memory import RESERVE_BYTES, stage_bytes
+from hetsched.cost.published.dtfm import PUBLISHED_MODEL, published_messages_gigabytes
+from hetsched.cost.training import MEMORY_FRACTION
+from hetsched.model import ModelSpec
+from hetsched.plan import Layers, Options, Pipeline, Plan, Stage
+from hetsched.problem import Problem
+from hetsched.solvers.base import Candidate
+from hetsched.workload import TrainingJob
+
+Grid = Sequence[Sequence[int]]  # [stage][replica]: positions in cluster.devices
+EQUAL_LAYERS_MODEL = "dtfm"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One setting of what a grid leaves open."""
+
+    micro_batch: int
+    schedule: str
+    zero: int
+    recompute: bool
+
+
+def variants(problem: Problem) -> Iterator[list[Variant]]:
+    """For each micro-batch size allowed, the settings from the fastest to the one that needs least memory."""
+    choices = problem.choices
+    schedule = choices.schedule or "1f1b"
+    zeros = (0, 1) if choices.zero is None else (choices.zero,)
+    recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
+    for size in problem.micro_batches:
+        yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
+
+
+def settle(problem: Problem, model: CostModel, grid: Grid) -> tuple[Candidate, Variant]:
+    """The best candidate on this grid over the open options, and which they were.
+
+    For each micro-batch size, memory is saved (ZeRO, then recompute) only as far as needed: saving costs time.
+    """
+    best: tuple[Candidate, Variant] | None = None
+    for ladder in variants(problem):
+        for variant in ladder:
+            candidate = on_grid(problem, model, grid, variant)
+            if best is None or candidate.cost.rank() < best[0].cost.rank():
+                best = candidate, variant
+            if candidate.cost.feasible:
+                break
+    if best is None:
+        raise AssertionError("a problem allows at least one variant")
+    return best
+
+
+def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant) -> Candidate:
+    """The plan on this grid with these options, and its price."""
+    plan = grid_plan(problem, grid, variant, layers_by_speed=model.name != EQUAL_LAYERS_MODEL)
+    return Candidate(plan, model.price(problem.cluster, plan))
+
+
+def grid_plan(
+    problem: Problem, grid: Grid, variant: Variant, *, layers_by_speed: bool = True, even: bool = False
+) -> Plan:
+    """A plan with one device a stage: pipeline k is the k-th device of every stage.
+
+    Layers are split by speed under memory limits, exactly (`chain_split`), or else evenly; batch shares follow the
+    pipelines' speeds. With `even`, both are even.
+    """
+    cluster, model = problem.cluster, problem.model
+    job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
+    replicas, stages = len(grid[0]), len(grid)
+    options = Options(
+        variant.schedule,
+        variant.recompute,
+        variant.zero,
+        problem.choices.compression,
+        published_messages_gigabytes(replicas, stages)
+        if problem.choices.published_batch and model.name == PUBLISHED_MODEL
+        else None,
+    )
+    gpus = [tuple(cluster.devices[row[k]].gpu for row in grid) for k in range(replicas)]
+    share = -(-job.global_batch // (job.micro_batch * replicas))
+    if even or not layers_by_speed:
+        splits = [even_split(model.num_layers, stages)] * replicas
+    else:
+        splits = [split_layers(model, job, options, kinds, share, replicas) for kinds in gpus]
+    pace_s = (
+        [1.0] * replicas
+        if even
+        else [_pace_s(model, job, options, kinds, layers) for kinds, layers in zip(gpus, splits, strict=True)]
+    )
+    counts = apportion(-(-job.global_batch // job.micro_batch), pace_s)
+    pipelines = tuple(
+        Pipeline(
+            f"p{k}",
+            tuple(Stage(layers, (cluster.devices[row[k]].name,)) for layers, row in zip(splits[k], grid, strict=True)),
+            counts[k],
+        )
+        for k in range(replicas)
+    )
+    return Plan(model, job, pipelines, options)
+
+
+@lru_cache(maxsize=4096)
+def even_split(num_layers: int, stages: int) -> tuple[Layers, ...]:
+    """Layers split as evenly as can be, the earlier stages taking one more where it does not divide."""
+    bounds = [-(-num_layers * s // stages) for s in range(stages + 1)]
+    return tuple((bounds[s], bounds[s + 1]) for s in range(stages))
+
+
+@lru_cache(maxsize=4096)
+def split_layers(
+    model: ModelSpec, job: TrainingJob, options: Options, gpus: tuple[Gpu, ...], micro_batches: int, peers: int
+) -> tuple[Layers, ...]:
+    """The split of least largest stage time that fits the devices' memory; the evenest where none fits."""
+    depth, blocks = len(gpus), model.num_layers
+    whole = [stage_work(gpu, model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 2 else None
+    if depth == 1 or whole is None:
+        return even_split(blocks, depth)
+    item = np.array([[work.forward_s + work.backward_s] * blocks for work in whole])
+    first, last = ((0, 1), (blocks - 1, blocks))
+    extra = np.zeros(depth)
+    for s, layers in ((0, first), (depth - 1, last)):
+        work = stage_work(gpus[s], model, job, layers, options.recompute)
+        extra[s] = work.forward_s + work.backward_s - item[s, 0]
+
+    def needed(s: int, layers: Layers) -> float:
+        return float(stage_bytes(model, job, options, Stage(layers, ("",)), s, depth, micro_batches, peers))
+
+    per_block = np.array([needed(s, (1, 3)) - needed(s, (1, 2)) for s in range(depth)])
+    ends = [first if s == 0 else last if s == depth - 1 else (1, 2) for s in range(depth)]
+    fixed = np.array([needed(s, ends[s]) for s in range(depth)]) - per_block
+    capacity = np.array([gpu.memory_bytes * MEMORY_FRACTION for gpu in gpus])
+    found = chain_split(
+        item,
+        extra=np.maximum(extra, 0.0),
+        item_memory=np.repeat(per_block[:, None], blocks, axis=1),
+        fixed_memory=np.maximum(fixed, RESERVE_BYTES),
+        capacity=capacity,
+    )
+    if found is None:
+        found = chain_split(item, extra=np.maximum(extra, 0.0))
+    if found is None:
+        return even_split(blocks, depth)
+    bounds = found[0].tolist()
+    return tuple((bounds[s], bounds[s + 1]) for s in range(depth))
+
+
+@lru_cache(maxsize=4096)
+def _pace_s(
+    model: ModelSpec, job: TrainingJob, options: Options, gpus: tuple[Gpu, ...], layers: tuple[Layers, ...]
+) -> float:
+    """Seconds a micro-batch takes on the pipeline's slowest stage."""
+    works = [stage_work(gpu, model, job, part, options.recompute) for gpu, part in zip(gpus, layers, strict=True)]
+    return max(work.forward_s + work.backward_s for work in works)
+
+
+def apportion(total: int, pace_s: Sequence[float]) -> list[int]:
+    """Micro-batches for each pipeline, at least one, so that the slowest ends soonest.
+
+    Each in turn goes where it would end first, which is optimal for max of count · pace.
+    """
+    pace = np.asarray(pace_s)
+    counts = np.maximum(1, np.floor((total - len(pace)) * (1 / pace) / (1 / pace).sum()).astype(int))
+    while counts.sum() > total:
+        counts[int(np.argmax(np.where(counts > 1, counts * pace, -np.inf)))] -= 1
+    while counts.sum() < total:
+        counts[int(np.argmin((counts + 1) * pace))] += 1
+    return [int(count) for count in counts]

@@ -1,0 +1,50 @@
+"""The baseline `megatron`: the best symmetric grid as a user without hetsched would start it.
+
+Equal layers, equal batches, ranks in inventory order (Narayanan et al. 2021, arXiv 2104.04473): every number of stages,
+replicas as the devices allow; consecutive devices in one pipeline, or in one data-parallel group as Megatron's default
+order has it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetsched.cost.base import CostModel
+from hetsched.problem import Problem
+from hetsched.solvers.base import Candidate
+from hetsched.solvers.grid import Grid, grid_plan, variants
+
+
+@dataclass(frozen=True, slots=True)
+class Megatron:
+    """See the module; it ends when it has tried every grid."""
+
+    name: str = "megatron"
+
+    def supports(self, problem: Problem, model: CostModel) -> str | None:
+        """Every problem."""
+        return None
+
+    def steps(self, problem: Problem) -> int:
+        """All there are."""
+        return 10**9
+
+    def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Every grid in rank order, with every setting of the open options."""
+        for replicas, stages in problem.grids():
+            for grid in rank_orders(replicas, stages):
+                for ladder in variants(problem):
+                    for variant in ladder:
+                        plan = grid_plan(problem, grid, variant, even=True)
+                        candidate = Candidate(plan, model.price(problem.cluster, plan))
+                        yield candidate
+                        if candidate.cost.feasible:
+                            break
+
+
+def rank_orders(replicas: int, stages: int) -> list[Grid]:
+    """Inventory order cut into data-parallel groups (Megatron's default), and cut into pipelines."""
+    ranks = np.arange(replicas * stages)
+    orders = [ranks.reshape(stages, replicas), ranks.reshape(replicas, stages).T]
+    return [order.tolist() for order in orders[: 1 if min(replicas, stages) == 1 else 2]]
