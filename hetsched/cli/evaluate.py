@@ -1,0 +1,59 @@
+"""`hetsched evaluate`: price any plan."""
+
+from pathlib import Path
+
+import click
+
+from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option, output_options
+
+
+@click.command("evaluate", short_help="Price any plan, also one written by hand.")
+@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@click.option(
+    "--cluster",
+    "cluster_path",
+    type=click.Path(path_type=Path),
+    metavar="CLUSTER",
+    help="Price it on this cluster.  [default: the one the plan names]",
+)
+@click.option("--cost-model", type=OneOf(cost_model_names), help="What prices.  [default: as the plan was made]")
+@memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
+@output_options
+def evaluate(
+    plan_path: Path,
+    cluster_path: Path | None,
+    cost_model: str | None,
+    memory_fraction: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Price PLAN, a plan file of hetsched or one written by hand.
+
+    Prints how long an iteration takes and why, and how full the GPUs are. A plan that does not fit is priced too, and
+    said not to fit; that is no failure. With --json it prints the plan's `predicted` object anew.
+
+    \b
+    Examples:
+      hetsched evaluate plan.json
+      hetsched evaluate by-hand.json --cluster cluster_specs/home-office.yaml --json
+    """
+    from dataclasses import replace
+
+    from hetsched.cli.inputs import cluster_of, pricing_of
+    from hetsched.cli.output import heading, say, say_json
+    from hetsched.cost import COST_MODELS
+    from hetsched.finish import prediction
+    from hetsched.readers import read_plan
+    from hetsched.report.training_table import training_table
+
+    plan = read_plan(plan_path)
+    name, share = pricing_of(plan, plan_path, cost_model, memory_fraction)
+    cluster = cluster_of(plan, plan_path, cluster_path)
+    models = {other: make(share) for other, make in COST_MODELS.items()}
+    cost = models.pop(name).price(cluster, plan)
+    predicted = prediction(cluster, plan, cost, models)
+    if as_json:
+        say_json(predicted)
+    elif not quiet:
+        priced = replace(plan, predicted=predicted, provenance={"cost_model": name, "memory_fraction": share})
+        say(training_table(priced, cluster, emphasise=heading))

@@ -1,0 +1,44 @@
+"""`hetsched export`: write what starts a plan."""
+
+from pathlib import Path
+
+import click
+
+from hetsched.cli.options import OneOf, exporter_names
+
+
+@click.command("export", short_help="Write the files that start a plan.")
+@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@click.option("--to", "launcher", required=True, type=OneOf(exporter_names), help="What starts it.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write into."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Do not list the files.")
+def export(plan_path: Path, launcher: str, output: Path, quiet: bool) -> None:
+    """Write the files that start PLAN into the folder DIR, which is made where it is missing.
+
+    \b
+    torchrun: a script for each node, the plan, and a README.txt that says what to do with them.
+
+    \b
+    Example:
+      hetsched export plan.json --to torchrun -o launch
+    """
+    from hetsched.cli.output import say
+    from hetsched.errors import HetschedError
+    from hetsched.exporters import EXPORTERS
+    from hetsched.files import write_text
+    from hetsched.readers import read_plan
+
+    files = EXPORTERS[launcher](read_plan(plan_path))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HetschedError(f"{output} can't be made: {error.strerror}", hint="name a folder, e.g. launch") from None
+    for name, content in files.items():
+        path = output / name
+        write_text(path, content)
+        if content.startswith("#!"):
+            path.chmod(path.stat().st_mode | 0o111)
+    if not quiet:
+        say("\n".join(f"written: {output / name}" for name in files))

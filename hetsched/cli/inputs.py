@@ -1,0 +1,79 @@
+"""Finding what a plan file refers to: its cluster, and how it was priced."""
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+from hetsched.cluster import Cluster
+from hetsched.cost import COST_MODELS
+from hetsched.cost.training import MEMORY_FRACTION
+from hetsched.errors import HetschedError, HetschedWarning
+from hetsched.fields import Fields
+from hetsched.plan import ClusterReference, Plan
+from hetsched.readers import read_cluster
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256, in hex."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise HetschedError(f"cluster file {path} can't be read: {error.strerror}") from None
+
+
+def reference_to(cluster: Cluster, path: Path, plan_path: Path | None) -> ClusterReference:
+    """What a plan file says of its cluster; the path is relative to the plan's folder where they share one."""
+    shown = str(path)
+    if plan_path is not None:
+        folder, target = plan_path.resolve().parent, path.resolve()
+        shared = len(Path(os.path.commonpath([folder, target])).parts) > 1
+        shown = os.path.relpath(target, folder) if shared else str(target)
+    return ClusterReference(cluster.name, Path(shown).as_posix(), sha256_of(path))
+
+
+def cluster_of(plan: Plan, plan_path: Path, given: Path | None) -> Cluster:
+    """The plan's cluster: the file given, else the plan's own, sought beside the plan file and then from here.
+
+    Raises HetschedError where there is none; warns where the file has changed since the plan was made.
+    """
+    if given is not None:
+        return read_cluster(given)
+    reference = plan.cluster
+    if not reference.path:
+        raise HetschedError(
+            f"{plan_path.name} does not say which cluster it is for",
+            hint='give --cluster FILE, or put "cluster": {"path": "..."} in the plan',
+        )
+    places = list(dict.fromkeys((plan_path.parent / reference.path, Path(reference.path))))
+    found = next((place for place in places if _is_file(place)), None)
+    if found is None:
+        sought = " or ".join(repr(str(place)) for place in places)
+        raise HetschedError(f"{plan_path.name}: its cluster is not at {sought}", hint="give --cluster FILE")
+    if reference.sha256 and reference.sha256 != sha256_of(found):
+        warnings.warn(
+            f"{found} has changed since {plan_path.name} was made; prices are for the file as it is now",
+            HetschedWarning,
+            stacklevel=2,
+        )
+    return read_cluster(found)
+
+
+def pricing_of(plan: Plan, plan_path: Path, name: str | None, memory_fraction: float | None) -> tuple[str, float]:
+    """The cost model and the memory share: those given, else those the plan was made with, else the defaults."""
+    made = Fields(plan.provenance, f"{plan_path.name}: provenance")
+    name = name or made.choice("cost_model", list(COST_MODELS), next(iter(COST_MODELS)))
+    if memory_fraction is None:
+        memory_fraction = made.number("memory_fraction", MEMORY_FRACTION, above=0.0)
+        if memory_fraction > 1:
+            raise HetschedError(
+                f"{made.at('memory_fraction')} is {memory_fraction:g}", hint="a share of the memory, at most 1"
+            )
+    return name, memory_fraction
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

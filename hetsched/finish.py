@@ -1,0 +1,119 @@
+"""From a search's result to the plan that is written: its price, the baselines, and where it comes from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hetsched import __version__
+from hetsched.cluster import Cluster
+from hetsched.cost.base import Cost, CostModel
+from hetsched.errors import InfeasibleError
+from hetsched.plan import ClusterReference, Plan
+from hetsched.problem import Problem
+from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
+from hetsched.solvers.base import Solver
+
+BASELINE_STEPS: dict[str, int | None] = {"megatron": None, "random": 16}  # None: the solver's own number
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """What a plan is compared with; None where the baseline fits no memory (or the price is not known)."""
+
+    iteration_s: float | None
+    usd_per_million_tokens: float | None = None
+
+
+def stop_rule(max_seconds: float | None, max_steps: int | None) -> StopRule | None:
+    """The rule of the limits given; None where there are none."""
+    rules: list[StopRule] = []
+    if max_steps is not None:
+        rules.append(MaxSteps(max_steps))
+    if max_seconds is not None:
+        rules.append(MaxSeconds(max_seconds))
+    return AnyOf(tuple(rules)) if rules else None
+
+
+def run_baseline(
+    problem: Problem,
+    solver: Solver,
+    model: CostModel,
+    *,
+    seed: int = 0,
+    max_seconds: float | None = None,
+    objective: str = "time",
+    watch: Callable[[Progress], None] | None = None,
+) -> Baseline:
+    """The best that a baseline finds under the same cost model; one that does not fit is no error."""
+    stop = stop_rule(max_seconds, BASELINE_STEPS.get(solver.name) or solver.steps(problem))
+    try:
+        result = solve(problem, solver, model, seed=seed, stop=stop, objective=objective, watch=watch)
+    except InfeasibleError:
+        return Baseline(None)
+    return Baseline(result.cost.iteration_s, result.cost.usd_per_million_tokens)
+
+
+def prediction(cluster: Cluster, plan: Plan, cost: Cost, others: Mapping[str, CostModel]) -> dict[str, Any]:
+    """The plan file's `predicted` object, with what the other cost models say where they have a price for the plan."""
+    elsewhere = {
+        name: model.price(cluster, plan).iteration_s for name, model in others.items() if model.refuses(plan) is None
+    }
+    return {
+        **cost.predicted(),
+        "lower_bound_iteration_s": 0.0,
+        "other_cost_models_iteration_s": elsewhere,
+        "notes": [*cost.notes, *cluster.notes],
+    }
+
+
+def finished_plan(
+    problem: Problem,
+    result: Result,
+    reference: ClusterReference,
+    *,
+    cost_model: str,
+    others: Mapping[str, CostModel],
+    baselines: Mapping[str, Baseline],
+    provenance: Mapping[str, Any],
+) -> Plan:
+    """The best plan of a search with everything that stands in a plan file.
+
+    cost_model: the one it was searched with; others: those it is priced with besides; provenance: what is to be kept
+    beside the solver, the seed and the counts (objective, memory fraction).
+    """
+    plan, cluster = result.best, problem.cluster
+    compared: dict[str, Any] = {"baselines": {name: baseline.iteration_s for name, baseline in baselines.items()}}
+    if result.cost.usd_per_hour is not None:
+        compared["baselines_usd_per_million_tokens"] = {
+            name: baseline.usd_per_million_tokens for name, baseline in baselines.items()
+        }
+    return replace(
+        plan,
+        cluster=reference,
+        devices=device_facts(cluster, plan),
+        predicted={**prediction(cluster, plan, result.cost, others), **compared},
+        provenance={
+            "solver": result.solver,
+            "seed": result.seed,
+            "cost_model": cost_model,
+            "wall_s": result.seconds,
+            "candidates": result.candidates,
+            "status": result.status,
+            "version": __version__,
+            **provenance,
+        },
+    )
+
+
+def device_facts(cluster: Cluster, plan: Plan) -> dict[str, dict[str, Any]]:
+    """The plan file's `devices`: node, region, index and kind of each device in use."""
+    used = [cluster.device(name) for pipeline in plan.pipelines for name in pipeline.devices]
+    return {
+        device.name: {
+            "node": device.node,
+            "region": cluster.node(device.node).region,
+            "index": device.index,
+            "kind": device.gpu.kind,
+        }
+        for device in used
+    }
