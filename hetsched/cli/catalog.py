@@ -1,5 +1,6 @@
 """`hetsched gpus`, `models` and `solvers`: what hetsched knows."""
 
+import sys
 from typing import Any
 
 import click
@@ -72,18 +73,25 @@ def solvers(as_json: bool) -> None:
     Example:
       hetsched solvers
     """
+    from hetsched.cli.output import heading, say, say_json
     from hetsched.cost import COST_MODELS
+    from hetsched.report.text import bullet
     from hetsched.solvers import SOLVERS
 
     rows = [{"kind": "solver", "name": name, "does": _about(type(solver))} for name, solver in SOLVERS.items()]
     rows += [{"kind": "cost model", "name": name, "does": _about(make)} for name, make in COST_MODELS.items()]
-    _show(rows, as_json)
+    if as_json:
+        say_json(rows)
+        return
+    for kind, title in (("solver", "Solvers"), ("cost model", "Cost models")):
+        say(heading(title))
+        for row in rows:
+            if row["kind"] == kind:
+                say(bullet(row["does"], f"  {row['name']:<14}"))
 
 
 def _about(thing: Any) -> str:
     """The first sentence of the module that something is defined in."""
-    import sys
-
     first = (sys.modules[thing.__module__].__doc__ or "").strip().partition("\n\n")[0]
     return " ".join(first.split())
 

@@ -35,7 +35,7 @@ def evaluate(
     \b
     Examples:
       hetsched evaluate plan.json
-      hetsched evaluate by-hand.json --cluster cluster_specs/home-office.yaml --json
+      hetsched evaluate by-hand.json --cluster home.yaml --json
     """
     from dataclasses import replace
 

@@ -17,7 +17,6 @@ from hetsched.cli.options import OneOf, exporter_names
 def export(plan_path: Path, launcher: str, output: Path, quiet: bool) -> None:
     """Write the files that start PLAN into the folder DIR, which is made where it is missing.
 
-    \b
     torchrun: a script for each node, the plan, and a README.txt that says what to do with them.
 
     \b

@@ -15,7 +15,7 @@ MEMORY_FRACTION = 0.92
 LEAST_BITS, MOST_BITS = 2, 16
 
 
-class OneOf(click.ParamType):  # type: ignore[type-arg] - generic since click 8.3
+class OneOf(click.ParamType):  # type: ignore[type-arg]
     """A name of a registry, which is not imported before a value or the command's help is asked for."""
 
     name = "name"

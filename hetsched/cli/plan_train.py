@@ -37,7 +37,9 @@ POSITIVE = click.IntRange(1)
 )
 @click.option("--replicas", type=POSITIVE, metavar="D", help="Fix the number of pipelines; searched otherwise.")
 @click.option("--stages", type=POSITIVE, metavar="P", help="Fix the stages of a pipeline; searched otherwise.")
-@click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True)
+@click.option(
+    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of weights."
+)
 @click.option("--schedule", type=click.Choice(["1f1b", "gpipe"]), help="Of the pipelines; searched otherwise.")
 @click.option("--recompute/--no-recompute", default=None, help="Recompute activations; searched otherwise.")
 @click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; searched otherwise.")

@@ -29,10 +29,16 @@ HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
     "--global-batch", type=POSITIVE, help="Likewise the batch.  [default: at most 4 micro-batches a pipeline]"
 )
 @click.option("--micro-batch", type=POSITIVE, help="Likewise the micro-batch.  [default: 1]")
-@click.option("--dtype", type=click.Choice(["bf16", "fp32"]), help="[default: fp32 on CPUs, the plan's on GPUs]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bf16", "fp32"]),
+    help="Of the computation.  [default: fp32 on CPUs, the plan's on GPUs]",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="What computes."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the initial weights.")
-@click.option("--learning-rate", type=Positive(), default=3e-4, show_default=True)
+@click.option("--learning-rate", type=Positive(), default=3e-4, show_default=True, help="Of AdamW.")
 @click.option("--timeout-s", type=Positive(), default=600.0, show_default=True, help="The longest the run may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the lines.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no lines.")

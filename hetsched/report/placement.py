@@ -37,7 +37,8 @@ def placement(plan: Plan, cluster: Cluster) -> str:
     rows = _rows(plan, cluster, regional)
     hidden = sum(len(row.names) for row in rows[SHOWN_ROWS:])
     shown = rows[:SHOWN_ROWS]
-    table = _grid(shown) or (_grid(_abbreviated(shown)) if regional else None) or _flow(shown)
+    short = _abbreviated(shown) if regional else shown
+    table = _grid(shown) or _grid(short) or _grid(short, " ") or _flow(shown)
     if hidden:
         table += f"\n  and {hidden} more pipelines, in the plan file"
     return f"{table}\n\n{_places(plan, cluster, regional)}"
@@ -90,7 +91,7 @@ def _cut(place: str, size: int) -> str:
     return region[:size] + colon + rest
 
 
-def _grid(rows: Sequence[Row]) -> str | None:
+def _grid(rows: Sequence[Row], gap: str = "  ") -> str | None:
     """Stages as columns, or None where 80 columns are too few. Equal layer splits stand once, below."""
     depth = max(len(row.places) for row in rows)
     alike = len({row.blocks for row in rows}) == 1
@@ -101,14 +102,13 @@ def _grid(rows: Sequence[Row]) -> str | None:
             lines.append(["    layers", "", *map(str, row.blocks)])
     if alike:
         lines.append(["  layers", "", *map(str, rows[0].blocks)])
-    widths = [max(len(line[k]) for line in lines if k < len(line)) for k in range(depth + 2)]
-    if sum(widths) + 2 * (len(widths) - 1) > WIDTH:
-        lines[0] = ["  pipeline", "batches", *(str(s) for s in range(depth))]
+    for numbers in (False, True):
+        if numbers:
+            lines[0] = ["  pipeline", "batches", *(str(s) for s in range(depth))]
         widths = [max(len(line[k]) for line in lines if k < len(line)) for k in range(depth + 2)]
-    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
-    if sum(widths) + len(gap) * (len(widths) - 1) > WIDTH:
-        return None
-    return "\n".join(gap.join(_aligned(line, widths)).rstrip() for line in lines)
+        if sum(widths) + len(gap) * (len(widths) - 1) <= WIDTH:
+            return "\n".join(gap.join(_aligned(line, widths)).rstrip() for line in lines)
+    return None
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -117,7 +117,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 def _flow(rows: Sequence[Row]) -> str:
     """One line for a row: places in stage order with the layers of each stage."""
-    lines = ["  pipeline, its micro-batches: places in the order of the stages (layers of each)"]
+    lines = ["  pipeline, its micro-batches: places in the stages' order (layers of each)"]
     for row in rows:
         steps = []
         for place, stages in groupby(zip(row.places, row.blocks, strict=True), key=lambda step: step[0]):
@@ -139,7 +139,7 @@ def _places(plan: Plan, cluster: Cluster, regional: bool) -> str:
     for place, kinds in counts.items():
         alike.setdefault(_kinds(kinds), []).append(place)
     lines = [
-        bullet(f"{kinds} in {'each of ' if many else ''}{', '.join(names)}", "  ")
+        bullet(f"{'each of ' if many else ''}{', '.join(names)}: {kinds}", "  ")
         for kinds, names, many in ((kinds, _shortened(names), len(names) > 1) for kinds, names in alike.items())
     ]
     if len(lines) > SHOWN_PLACES:

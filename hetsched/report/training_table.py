@@ -129,6 +129,8 @@ def _comparison(plan: Plan, emphasise: Callable[[str], str]) -> str:
     if rows:
         table = columns(["  baseline", "", "this plan is"], rows)
         lines.append(f"{emphasise('Compared with')}\n{table}")
+    if any(row[2].endswith((" slower", " dearer")) for row in rows):
+        lines.append("a longer search may find better: --max-steps, --max-seconds, or another --solver")
     for name, iteration_s in (predicted.get("other_cost_models_iteration_s") or {}).items():
         lines.append(f"under {cost_model_name(name)}: {seconds(iteration_s)}")
     return "\n".join(lines)
