@@ -6,7 +6,6 @@ places, or reverses a run of groups. Only the groups a move touches are priced a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp, inf, log
 
 import numpy as np
@@ -15,16 +14,6 @@ from hetsched.algorithms.stage_layout import Groups, StageLayout
 
 EXCHANGE_SHARE = 0.85
 RUN_SHARE = 0.3
-DRAWS_AT_ONCE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Cooling:
-    """A geometric fall of the temperature over `steps` moves, both ends as shares of the first cost."""
-
-    steps: int
-    hot: float = 0.03
-    cold: float = 0.002
 
 
 def random_groups(layout: StageLayout, rng: np.random.Generator) -> Groups:
@@ -40,47 +29,38 @@ def cut(items: Sequence[int], num_groups: int, group_size: int) -> Groups:
     return [*groups, rest] if rest else groups
 
 
-def anneal(layout: StageLayout, start: Groups, rng: np.random.Generator, cooling: Cooling) -> tuple[Groups, float]:
-    """The best layout met on the way down from `start`, and its cost.
+class Walk:
+    """An annealing run that can go on: where it stands (`groups`, `cost`) and the best it met.
 
     start: groups of classes in order, `num_groups` of them, and perhaps a last one of idle devices.
     """
-    return _Walk(layout, start).run(rng, cooling)
-
-
-class _Walk:
-    """The state of one annealing run."""
 
     def __init__(self, layout: StageLayout, start: Groups) -> None:
         self.layout = layout
+        self.stages = layout.num_groups
         self.groups = [list(group) for group in start]
         self.keys = [layout.key(group) for group in self.groups]
-        self.stages = layout.num_groups
         self.group_costs = [layout.group_cost(key) for key in self.keys[: self.stages]]
         self.hops = [layout.hop(self.keys[s], self.keys[s + 1]) for s in range(self.stages - 1)]
         self.cost = layout.total(max(self.group_costs), self.hops)
+        self.best, self.best_cost = [list(group) for group in self.groups], self.cost
 
-    def run(self, rng: np.random.Generator, cooling: Cooling) -> tuple[Groups, float]:
-        """Walk `cooling.steps` moves; see `anneal`."""
-        best, best_cost = [list(group) for group in self.groups], self.cost
+    def run(self, rng: np.random.Generator, moves: int, hot_s: float, cold_s: float) -> None:
+        """Try `moves` moves while the temperature, in the unit of the cost, falls geometrically from hot to cold."""
         places = len(self.groups)
-        if places < 2 or cooling.steps < 1:
-            return best, best_cost
-        factor = (cooling.cold / cooling.hot) ** (DRAWS_AT_ONCE / cooling.steps)
-        temperature = max(self.cost, 1e-30) * cooling.hot
-        for done in range(0, cooling.steps, DRAWS_AT_ONCE):
-            count = min(DRAWS_AT_ONCE, cooling.steps - done)
-            for kind, i, j, u, v, luck in rng.random((count, 6)).tolist():
-                a, b = int(i * places), int(j * (places - 1))
-                b += b >= a
-                if kind < EXCHANGE_SHARE:
-                    changed = self._exchange(a, b, u, v, luck, temperature)
-                else:
-                    changed = self._reorder(a, b, kind, luck, temperature)
-                if changed and self.cost < best_cost - 1e-12 * best_cost:
-                    best, best_cost = [list(group) for group in self.groups], self.cost
-            temperature *= factor
-        return best, best_cost
+        if places < 2 or moves < 1:
+            return
+        temperatures = np.geomspace(max(hot_s, 1e-30), max(cold_s, 1e-30), moves).tolist()
+        for temperature, draws in zip(temperatures, rng.random((moves, 6)).tolist(), strict=True):
+            kind, i, j, u, v, luck = draws
+            a, b = int(i * places), int(j * (places - 1))
+            b += b >= a
+            if kind < EXCHANGE_SHARE:
+                changed = self._exchange(a, b, u, v, luck, temperature)
+            else:
+                changed = self._reorder(a, b, kind, luck, temperature)
+            if changed and self.cost < self.best_cost * (1 - 1e-12):
+                self.best, self.best_cost = [list(group) for group in self.groups], self.cost
 
     def _exchange(self, a: int, b: int, u: float, v: float, luck: float, temperature: float) -> bool:
         """Exchange a device of group a with one of group b, perhaps, and alike in the groups that follow each."""

@@ -1,4 +1,4 @@
-"""Partition devices into ordered groups, one a pipeline stage: the joint problem of DT-FM (arXiv 2206.01288, section 3).
+"""Devices in ordered groups, one a pipeline stage: the joint problem of DT-FM (arXiv 2206.01288, section 3).
 
 The cost of an ordered partition C_1 ... C_P, each of D devices, is
 
@@ -13,6 +13,7 @@ of each class; so the two inner problems are solved once for each composition th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 Groups = list[list[int]]
 
 MAX_REMEMBERED = 500_000
-MAX_HALL_CLASSES = 4
+MAX_LISTED_EDGES = 80  # beyond, arrays are faster than lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class StageLayout:
         self.members_of = [np.flatnonzero(self.class_of == c).tolist() for c in range(int(self.class_of.max()) + 1)]
         self._bits = len(within).bit_length()
         self._class_within = self._per_class(within).tolist()
-        self._class_between_rows: list[list[float]] = self._per_class(between).tolist()
+        self._class_between = self._per_class(between)
+        self._class_between_rows: list[list[float]] = self._class_between.tolist()
         apart = ~np.eye(len(between), dtype=bool)
         self.shortest_edge = float(between[apart].min()) if apart.any() else 0.0
         self._group_costs: dict[int, float] = {}
@@ -110,18 +112,17 @@ class StageLayout:
         return cost
 
     def _bottleneck(self, sources: list[tuple[int, int]], targets: list[tuple[int, int]]) -> float:
+        if len(sources) * len(targets) > MAX_LISTED_EDGES:
+            a = [c for c, count in sources for _ in range(count)]
+            b = [c for c, count in targets for _ in range(count)]
+            return bottleneck_assignment(self._class_between[np.ix_(a, b)])[1]
         between = self._class_between_rows
         rows = [[between[a][b] for b, _ in targets] for a, _ in sources]
-        needs, rooms = [count for _, count in sources], [count for _, count in targets]
-        if len(needs) > len(rooms):
-            rows, needs, rooms = [list(row) for row in zip(*rows, strict=True)], rooms, needs
-        if len(needs) <= MAX_HALL_CLASSES:
-            return _hall_bottleneck(rows, needs, rooms)
-        return bottleneck_assignment(np.repeat(np.repeat(np.array(rows), needs, axis=0), rooms, axis=1))[1]
+        return class_bottleneck(rows, [count for _, count in sources], [count for _, count in targets])
 
     def cost(self, keys: Sequence[int]) -> float:
         """The cost of an ordered partition, by its groups' keys."""
-        hops = [self.hop(a, b) for a, b in zip(keys[:-1], keys[1:], strict=True)]
+        hops = [self.hop(a, b) for a, b in pairwise(keys)]
         return self.total(max(map(self.group_cost, keys)), hops)
 
     def total(self, group_cost: float, hops: Sequence[float]) -> float:
@@ -159,25 +160,79 @@ class StageLayout:
         return ordered
 
 
-def _hall_bottleneck(rows: list[list[float]], needs: list[int], rooms: list[int]) -> float:
-    """The bottleneck between classes by Hall's theorem: the largest, over sets of sources, of the edge they need.
+def class_bottleneck(edges: list[list[float]], needs: list[int], rooms: list[int]) -> float:
+    """The bottleneck of the best perfect matching between classes that hold `needs` and `rooms` devices.
 
-    rows: edges from each source class to each target class; needs, rooms: how many devices each class has. A set of
-    sources needs edges long enough to reach as many targets as it has devices.
+    edges: from each source class to each target class. The threshold method of `bottleneck_assignment` on a flow
+    between classes: where no more devices fit below the threshold, the classes reached need one edge that leaves them
+    (Hall), and the cheapest is the next threshold.
     """
-    found = 0.0
-    sets: list[tuple[list[float], int]] = []
-    for row, need in zip(rows, needs, strict=True):
-        joined = [(list(map(min, edges, row)), total + need) for edges, total in sets]
-        sets.append((row, need))
-        sets += joined
-    for edges, total in sets:
-        for edge, room in sorted(zip(edges, rooms, strict=True)):
-            total -= room
-            if total <= 0:
-                found = max(found, edge)
-                break
-    return found
+    threshold: float = max(*map(min, edges), *map(min, zip(*edges, strict=True)))
+    places = range(len(rooms))
+    room = rooms.copy()
+    flow = [[0] * len(rooms) for _ in needs]
+    waiting: list[tuple[int, int]] = []
+    for i, need in enumerate(needs):
+        row, left = edges[i], need
+        for j in places:
+            if room[j] and row[j] <= threshold:
+                moved = left if left < room[j] else room[j]
+                flow[i][j] = moved
+                room[j] -= moved
+                left -= moved
+                if not left:
+                    break
+        if left:
+            waiting.append((i, left))
+    for root, unplaced in waiting:
+        left = unplaced
+        while left:
+            threshold, moved = _augment(edges, flow, room, root, left, threshold)
+            left -= moved
+    return threshold
+
+
+def _augment(
+    edges: list[list[float]], flow: list[list[int]], room: list[int], root: int, left: int, threshold: float
+) -> tuple[float, int]:
+    """Make place for devices of class `root` along one path; returns the threshold it needed and how many moved."""
+    reached_by: dict[int, int] = {}  # target class: the source class it was reached from
+    freed_by = {root: -1}  # source class: the target class whose place it would leave
+    sources, outside = [root], set(range(len(room)))
+    while True:
+        source = sources.pop() if sources else -1
+        if source < 0:
+            threshold = min(edges[i][j] for i in freed_by for j in outside)
+            sources = [i for i in freed_by if any(edges[i][j] <= threshold for j in outside)]
+            continue
+        for j in [j for j in outside if edges[source][j] <= threshold]:
+            outside.discard(j)
+            reached_by[j] = source
+            if room[j]:
+                return threshold, _shift(flow, room, reached_by, freed_by, j, left)
+            for i, row in enumerate(flow):
+                if row[j] and i not in freed_by:
+                    freed_by[i] = j
+                    sources.append(i)
+
+
+def _shift(
+    flow: list[list[int]], room: list[int], reached_by: dict[int, int], freed_by: dict[int, int], end: int, left: int
+) -> int:
+    """Move as many devices as the path to target class `end` lets."""
+    path, moved, j = [], min(left, room[end]), end
+    while j >= 0:
+        i = reached_by[j]
+        path.append((i, j))
+        j = freed_by[i]
+        if j >= 0:
+            moved = min(moved, flow[i][j])
+    room[end] -= moved
+    for i, j in path:
+        flow[i][j] += moved
+        if freed_by[i] >= 0:
+            flow[i][freed_by[i]] -= moved
+    return moved
 
 
 def device_classes(*matrices: Floats) -> NDArray[np.intp]:

@@ -52,7 +52,7 @@ class Roofline:
             raise HetschedError(
                 f"the roofline model does not price this plan: {reason}", hint="give each stage one device"
             )
-        works = [_works(cluster, plan, pipeline) for pipeline in plan.pipelines]
+        works = _works(cluster, plan)
         ends = [
             play(plan.options.schedule, work, hops(cluster, plan, pipeline), pipeline.micro_batches)
             for pipeline, work in zip(plan.pipelines, works, strict=True)
@@ -100,19 +100,16 @@ def account(
 
 def memory_bytes(plan: Plan) -> dict[str, int]:
     """Bytes needed on each device of the plan."""
+    known: dict[tuple[object, ...], int] = {}
     found: dict[str, int] = {}
     for pipeline, number, stage in plan.stages:
-        needed = stage_bytes(
-            plan.model,
-            plan.workload,
-            plan.options,
-            stage,
-            number,
-            len(pipeline.stages),
-            pipeline.micro_batches,
-            len(plan.pipelines),
-        )
-        found.update(dict.fromkeys(stage.devices, needed))
+        depth, flying = len(pipeline.stages), pipeline.micro_batches
+        key = stage.layers, stage.tensor_parallel, number, depth, flying
+        if key not in known:
+            known[key] = stage_bytes(
+                plan.model, plan.workload, plan.options, stage, number, depth, flying, len(plan.pipelines)
+            )
+        found.update(dict.fromkeys(stage.devices, known[key]))
     return found
 
 
@@ -164,10 +161,18 @@ def _gpus(cluster: Cluster, pipeline: Pipeline) -> list[Gpu]:
     return [cluster.device(stage.devices[0]).gpu for stage in pipeline.stages]
 
 
-def _works(cluster: Cluster, plan: Plan, pipeline: Pipeline) -> list[StageWork]:
+def _works(cluster: Cluster, plan: Plan) -> list[list[StageWork]]:
+    known: dict[tuple[int, tuple[int, int]], StageWork] = {}  # hashing a whole Gpu each time would cost more than this
+
+    def work(gpu: Gpu, stage: Stage) -> StageWork:
+        key = id(gpu), stage.layers
+        if key not in known:
+            known[key] = stage_work(gpu, plan.model, plan.workload, stage.layers, plan.options.recompute)
+        return known[key]
+
     return [
-        stage_work(gpu, plan.model, plan.workload, stage.layers, plan.options.recompute)
-        for stage, gpu in zip(pipeline.stages, _gpus(cluster, pipeline), strict=True)
+        [work(gpu, stage) for stage, gpu in zip(pipeline.stages, _gpus(cluster, pipeline), strict=True)]
+        for pipeline in plan.pipelines
     ]
 
 

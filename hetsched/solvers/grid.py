@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from hetsched.algorithms.chain_split import chain_split
-from hetsched.cluster import Gpu
+from hetsched.cluster import Cluster, Gpu
 from hetsched.cost.base import CostModel
 from hetsched.cost.compute import stage_work
 from hetsched.cost.memory import RESERVE_BYTES, stage_bytes
@@ -43,7 +43,7 @@ def variants(problem: Problem) -> Iterator[list[Variant]]:
         yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
 
 
-def settle(problem: Problem, model: CostModel, grid: Grid) -> tuple[Candidate, Variant]:
+def settle(problem: Problem, model: CostModel, grid: Grid, *, even: bool = False) -> tuple[Candidate, Variant]:
     """The best candidate on this grid over the open options, and which they were.
 
     For each micro-batch size, memory is saved (ZeRO, then recompute) only as far as needed: saving costs time.
@@ -51,7 +51,7 @@ def settle(problem: Problem, model: CostModel, grid: Grid) -> tuple[Candidate, V
     best: tuple[Candidate, Variant] | None = None
     for ladder in variants(problem):
         for variant in ladder:
-            candidate = on_grid(problem, model, grid, variant)
+            candidate = on_grid(problem, model, grid, variant, even=even)
             if best is None or candidate.cost.rank() < best[0].cost.rank():
                 best = candidate, variant
             if candidate.cost.feasible:
@@ -61,9 +61,9 @@ def settle(problem: Problem, model: CostModel, grid: Grid) -> tuple[Candidate, V
     return best
 
 
-def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant) -> Candidate:
-    """The plan on this grid with these options, and its price."""
-    plan = grid_plan(problem, grid, variant, layers_by_speed=model.name != EQUAL_LAYERS_MODEL)
+def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant, *, even: bool = False) -> Candidate:
+    """The plan on this grid with these options, and its price; with `even`, layers and batches are split evenly."""
+    plan = grid_plan(problem, grid, variant, layers_by_speed=model.name != EQUAL_LAYERS_MODEL, even=even)
     return Candidate(plan, model.price(problem.cluster, plan))
 
 
@@ -98,7 +98,7 @@ def grid_plan(
         if even
         else [_pace_s(model, job, options, kinds, layers) for kinds, layers in zip(gpus, splits, strict=True)]
     )
-    counts = apportion(-(-job.global_batch // job.micro_batch), pace_s)
+    counts = apportion(max(replicas, -(-job.global_batch // job.micro_batch)), pace_s)
     pipelines = tuple(
         Pipeline(
             f"p{k}",
@@ -108,6 +108,23 @@ def grid_plan(
         for k in range(replicas)
     )
     return Plan(model, job, pipelines, options)
+
+
+def grid_of(cluster: Cluster, plan: Plan) -> list[list[int]]:
+    """The grid of a plan whose pipelines have one depth."""
+    rows = zip(*(pipeline.stages for pipeline in plan.pipelines), strict=True)
+    return [[cluster.index_of[stage.devices[0]] for stage in row] for row in rows]
+
+
+def shape_of(plan: Plan) -> tuple[int, int]:
+    """(replicas, stages) of a plan on a grid."""
+    return len(plan.pipelines), len(plan.pipelines[0].stages)
+
+
+def variant_of(plan: Plan) -> Variant:
+    """The settings of a plan."""
+    options = plan.options
+    return Variant(plan.workload.micro_batch, options.schedule, options.zero, options.recompute)
 
 
 @lru_cache(maxsize=4096)

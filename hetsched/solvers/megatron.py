@@ -13,7 +13,7 @@ import numpy as np
 from hetsched.cost.base import CostModel
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.grid import Grid, grid_plan, variants
+from hetsched.solvers.grid import Grid, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,13 @@ class Megatron:
 
     def steps(self, problem: Problem) -> int:
         """All there are."""
-        return 10**9
+        return sum(len(rank_orders(*grid)) for grid in problem.grids())
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
-        """Every grid in rank order, with every setting of the open options."""
+        """Every grid in rank order, with the open options that suit it best."""
         for replicas, stages in problem.grids():
             for grid in rank_orders(replicas, stages):
-                for ladder in variants(problem):
-                    for variant in ladder:
-                        plan = grid_plan(problem, grid, variant, even=True)
-                        candidate = Candidate(plan, model.price(problem.cluster, plan))
-                        yield candidate
-                        if candidate.cost.feasible:
-                            break
+                yield settle(problem, model, grid, even=True)[0]
 
 
 def rank_orders(replicas: int, stages: int) -> list[Grid]:

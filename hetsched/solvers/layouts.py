@@ -1,0 +1,88 @@
+"""A training problem on one grid as a stage layout, and a layout as a candidate plan."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetsched.algorithms.stage_layout import Groups, StageLayout, Weights
+from hetsched.cost.base import CostModel
+from hetsched.cost.compute import stage_work
+from hetsched.cost.memory import hidden_bytes
+from hetsched.cost.published.dtfm import (
+    HOP_WEIGHT,
+    PUBLISHED_MODEL,
+    between_cost_s,
+    messages_gigabytes,
+    published_messages_gigabytes,
+    within_cost_s,
+)
+from hetsched.problem import Problem
+from hetsched.solvers.base import Candidate
+from hetsched.solvers.grid import Grid, Variant, even_split, on_grid, settle
+from hetsched.units import BYTES_PER_GB
+from hetsched.workload import TrainingJob
+
+LAYOUT_MODEL = "dtfm"
+
+
+@dataclass(frozen=True, eq=False)
+class GridSearch:
+    """One grid, replicas × stages, its layout, and the options settled for it."""
+
+    problem: Problem
+    model: CostModel
+    layout: StageLayout
+    variant: Variant
+
+    @property
+    def priced_by_layout(self) -> bool:
+        """Whether the cost model sees no more than the layout does."""
+        return self.model.name == LAYOUT_MODEL
+
+    def classes_of(self, grid: Grid) -> Groups:
+        """The groups of classes, the idle last, of devices on a grid."""
+        classes = self.layout.class_of
+        idle = np.setdiff1d(np.arange(len(classes)), np.asarray(grid)).tolist()
+        return [classes[row].tolist() for row in [*map(list, grid), idle] if row]
+
+    def candidate(self, groups: Groups) -> Candidate:
+        """The plan of ordered groups of classes (the idle last): matched along the path, and priced."""
+        devices = self.layout.expand(groups)[: self.layout.num_groups]
+        return on_grid(self.problem, self.model, self.layout.match(devices), self.variant)
+
+    def candidate_of_devices(self, groups: Groups) -> Candidate:
+        """The plan of ordered groups of devices, likewise."""
+        return on_grid(self.problem, self.model, self.layout.match(groups[: self.layout.num_groups]), self.variant)
+
+
+def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) -> GridSearch:
+    """The layout of a grid in the cost model's own terms; open options as they suit devices in inventory order."""
+    order = np.arange(replicas * stages).reshape(stages, replicas).tolist()
+    variant = settle(problem, model, order)[1]
+    job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
+    everywhere = np.arange(len(problem.cluster.devices))
+    latency, bandwidth = problem.cluster.links(everywhere, everywhere)
+    c_dp, c_pp = messages_gigabytes(problem.model, job, replicas, stages)
+    weights = Weights(hop=HOP_WEIGHT)
+    if model.name == LAYOUT_MODEL:
+        if problem.choices.published_batch and problem.model.name == PUBLISHED_MODEL:
+            c_dp, c_pp = published_messages_gigabytes(replicas, stages)
+    else:
+        c_pp = hidden_bytes(problem.model, job) / BYTES_PER_GB
+        weights = _pipelined(problem, job, variant, stages, replicas)
+    within = within_cost_s(latency, bandwidth, c_dp, replicas)
+    layout = StageLayout(within, between_cost_s(latency, bandwidth, c_pp), stages, replicas, weights)
+    return GridSearch(problem, model, layout, variant)
+
+
+def _pipelined(problem: Problem, job: TrainingJob, variant: Variant, stages: int, replicas: int) -> Weights:
+    """What hops cost where they overlap with computing: a micro-batch passes all of them twice, and the slowest link,
+    where it is slower than a stage's work, sets the pace for all others."""
+    micro_batches = -(-job.global_batch // (job.micro_batch * replicas))
+    layers = even_split(problem.model.num_layers, stages)[0]
+    works = [
+        stage_work(gpu, problem.model, job, layers, variant.recompute)
+        for gpu in {device.gpu for device in problem.cluster.devices}
+    ]
+    pace = float(np.median([work.forward_s + work.backward_s for work in works]))
+    return Weights(hop=HOP_WEIGHT, peak=micro_batches - 1.0, peak_floor=pace)
