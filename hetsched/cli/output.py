@@ -40,14 +40,16 @@ def heading(text: str) -> str:
     return click.style(text, bold=True)
 
 
-def check_writable(path: Path) -> None:
-    """HetschedError where `path` can't be written later; called before long work, and leaves nothing behind."""
+def check_writable(path: Path, *inputs: Path) -> None:
+    """HetschedError where `path` can't be written later, or is an input; called before long work, leaves no trace."""
     if str(path) == "-":
         raise HetschedError("-o - names no file", hint="print the plan on stdout with --json")
     try:
         if path.exists() and not path.is_file():
             what = "a directory" if path.is_dir() else "not a regular file"
             raise HetschedError(f"{path} can't be written: it is {what}", hint="name a file, e.g. plan.json")
+        if any(given.exists() and path.exists() and path.samefile(given) for given in inputs):
+            raise HetschedError(f"{path} is an input of this command", hint="name another file, e.g. plan.json")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except ValueError as error:

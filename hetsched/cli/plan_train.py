@@ -109,7 +109,7 @@ def plan_train(
     from hetsched.workload import TrainingJob
 
     if output is not None:
-        check_writable(output)
+        check_writable(output, cluster_path, Path(model))
     cluster, spec = read_cluster(cluster_path), read_model(model)
     if objective == "cost":
         require_prices(cluster, "--objective cost")

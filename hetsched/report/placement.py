@@ -156,5 +156,5 @@ def _kinds(kinds: Mapping[str, Sequence[int]]) -> str:
     words = []
     for kind, (used, total) in kinds.items():
         idle = "" if used == total else " idle" if not used else f", {total - used} of them idle"
-        words.append(f"{total} × {kind}{idle}")
+        words.append(f"{total}\xa0×\xa0{kind}{idle}")
     return "; ".join(words)

@@ -51,8 +51,9 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[Any]], gap: str = "  "
 
 
 def bullet(text: str, mark: str = "  - ", width: int = WIDTH) -> str:
-    """Text wrapped behind a mark."""
-    return "\n".join(wrap(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False))
+    """Text wrapped behind a mark; at a no-break space no line ends."""
+    lines = wrap(text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_on_hyphens=False)
+    return "\n".join(lines).replace("\xa0", " ")
 
 
 def joined_ranges(names: Sequence[str]) -> str:

@@ -66,6 +66,31 @@ def test_no_colour_where_nobody_sees_it(cli: Cli, home: tuple[object, ...]) -> N
     assert "\x1b" not in cli(*home).stdout
 
 
+def test_no_color_is_respected(home: tuple[object, ...]) -> None:
+    words = [str(word) for word in home]
+    assert "\x1b[1m" in CliRunner().invoke(main, words, color=True).stdout
+    assert "\x1b" not in CliRunner(env={"NO_COLOR": "1"}).invoke(main, words, color=True).stdout
+
+
+def test_ctrl_c_leaves_the_file_alone(specs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("precious")
+    words = ["plan-train", str(specs / "dtfm-worldwide.yaml"), "--model", "gpt3-xl", "--solver", "random"]
+    words += ["--max-seconds", "60", "-o", str(path)]
+    code = f"""
+import os, signal, threading
+from hetsched.cli import main
+import hetsched.cli.driver
+threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+main({words!r})
+"""
+    done = run(code)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.strip() == "interrupted"
+    assert path.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [

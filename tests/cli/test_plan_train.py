@@ -200,6 +200,22 @@ def test_wrong_input_exits_1_with_a_hint(cli: Cli, specs: Path, tmp_path: Path) 
         assert result.stdout == ""
 
 
+def test_an_input_is_never_written_over(cli: Cli, specs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "home.yaml"
+    path.write_text((specs / "home-office.yaml").read_text())
+    message = cli("plan-train", path, "--model", "gpt2", "--solver", "random", "-o", path, code=1).stderr
+    assert "is an input of this command" in message
+    assert path.read_text() == (specs / "home-office.yaml").read_text()
+
+
+def test_by_cost_a_plan_is_no_dearer_than_by_time(cli: Cli, specs: Path) -> None:
+    words = ("plan-train", specs / "home-office.yaml", "--model", "gpt2", "--solver", "megatron", "--json")
+    by_time, by_cost = (json.loads(cli(*words, "--objective", goal).stdout) for goal in ("time", "cost"))
+    assert by_cost["predicted"]["usd_per_million_tokens"] <= by_time["predicted"]["usd_per_million_tokens"]
+    assert by_cost["predicted"]["iteration_s"] >= by_time["predicted"]["iteration_s"]
+    assert by_cost["provenance"]["objective"] == "cost"
+
+
 def test_quiet_prints_nothing(cli: Cli, home: tuple[object, ...], tmp_path: Path) -> None:
     assert cli(*home, "--quiet", "-o", tmp_path / "plan.json").output == ""
 
