@@ -1,7 +1,7 @@
 """Simulated annealing of DT-FM's joint problem, the stages' groups and their order at once (`layout_annealing`).
 
-A first cooling from a random layout or a given one; then the best is warmed up and cooled again, each time a little
-longer; when that has failed `patience` times it starts anew from a random layout.
+Coolings from random layouts, each twice as long as the one before: a slow cooling finds what no number of fast ones
+does, and how slow it must be is not known beforehand.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,12 @@ from hetsched.solvers.layouts import GridSearch, grid_search
 
 @dataclass(frozen=True, slots=True)
 class Annealing:
-    """See the module. A step is `moves` moves; temperatures are shares of the cost of a cooling's first layout."""
+    """See the module. A step is `moves` moves; temperatures are shares of half a random layout's cost."""
 
     moves: int = 3000
     first_pieces: int = 7
     hot: float = 0.02
     cold: float = 0.002
-    patience: int = 4
     name: str = "annealing"
 
     def supports(self, problem: Problem, model: CostModel) -> str | None:
@@ -44,32 +43,19 @@ class Annealing:
             for walk in walks:
                 yield next(walk)
 
-    def walk(self, grid: GridSearch, rng: np.random.Generator, start: Groups | None = None) -> Iterator[Candidate]:
+    def walk(self, grid: GridSearch, rng: np.random.Generator) -> Iterator[Candidate]:
         """The coolings of one grid, for ever; yields the best layout of each cooling so far, piece by piece."""
         pieces = self.first_pieces
         while True:
-            walk = Walk(grid.layout, start or random_groups(grid.layout, rng))
-            start, failed = None, 0
-            yield from self._cool(grid, walk, rng, pieces, walk.cost / 2)
-            best, best_cost = walk.best, walk.best_cost
-            while failed < self.patience:
-                walk = Walk(grid.layout, best)
-                yield from self._cool(grid, walk, rng, max(1, pieces // 2), best_cost)
-                failed = 0 if walk.best_cost < best_cost * (1 - 1e-9) else failed + 1
-                if walk.best_cost <= best_cost:
-                    best, best_cost = walk.best, walk.best_cost
-            pieces += pieces // 2
+            walk = Walk(grid.layout, random_groups(grid.layout, rng))
+            temperatures = walk.cost / 2 * np.geomspace(self.hot, self.cold, pieces + 1)
+            for hot_s, cold_s in pairwise(temperatures):
+                walk.run(rng, self.moves, float(hot_s), float(cold_s))
+                yield grid.candidate(walk.best)
+            pieces *= 2
 
     def warm(self, grid: GridSearch, start: Groups, rng: np.random.Generator) -> Candidate:
         """The best layout that one warming of `start`, a piece long, comes by."""
         walk = Walk(grid.layout, start)
         walk.run(rng, self.moves, walk.cost * self.hot / 2, walk.cost * self.cold)
         return grid.candidate(walk.best)
-
-    def _cool(
-        self, grid: GridSearch, walk: Walk, rng: np.random.Generator, pieces: int, scale_s: float
-    ) -> Iterator[Candidate]:
-        temperatures = scale_s * np.geomspace(self.hot, self.cold, pieces + 1)
-        for hot_s, cold_s in pairwise(temperatures):
-            walk.run(rng, self.moves, float(hot_s), float(cold_s))
-            yield grid.candidate(walk.best)

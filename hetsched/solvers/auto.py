@@ -29,8 +29,9 @@ class Auto:
     """See the module. `grids` are searched at most; a round is a step of each way to search."""
 
     grids: int = 3
-    rounds: int = 9
-    children: int = 3
+    rounds: int = 7
+    pieces: int = 2
+    children: int = 1
     annealing: Annealing = field(default_factory=Annealing)
     evolutionary: Evolutionary = field(default_factory=Evolutionary)
     exchange: Exchange = field(default_factory=Exchange)
@@ -42,7 +43,7 @@ class Auto:
 
     def steps(self, problem: Problem) -> int:
         """`rounds` rounds of a grid, after the starts."""
-        return 3 * Megatron().steps(problem) + self.rounds * (3 + self.children)
+        return 3 * Megatron().steps(problem) + self.rounds * (2 + self.pieces + self.children)
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         """Starts, then rounds for ever."""
@@ -80,7 +81,8 @@ class _Field:
 
     def round(self, best: Candidate) -> Iterator[Candidate]:
         """One step of each way to search."""
-        yield next(self.walk)
+        for _ in range(self.auto.pieces):
+            yield next(self.walk)
         start = grid_of(self.grid.problem.cluster, best.plan)
         yield self.auto.annealing.warm(self.grid, self.grid.classes_of(start), self.rng)
         for _ in range(self.auto.children):
