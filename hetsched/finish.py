@@ -41,13 +41,12 @@ def run_baseline(
     *,
     seed: int = 0,
     max_seconds: float | None = None,
-    objective: str = "time",
     watch: Callable[[Progress], None] | None = None,
 ) -> Baseline:
     """The best that a baseline finds under the same cost model; one that does not fit is no error."""
     stop = stop_rule(max_seconds, BASELINE_STEPS.get(solver.name) or solver.steps(problem))
     try:
-        result = solve(problem, solver, model, seed=seed, stop=stop, objective=objective, watch=watch)
+        result = solve(problem, solver, model, seed=seed, stop=stop, watch=watch)
     except InfeasibleError:
         return Baseline(None)
     return Baseline(result.cost.iteration_s, result.cost.usd_per_million_tokens)

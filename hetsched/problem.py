@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hetsched.cluster import Cluster
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
-from hetsched.plan import Compression
+from hetsched.plan import SCHEDULES, Compression
 from hetsched.workload import TrainingJob
 
 MICRO_BATCHES = (1, 2, 4, 8)
@@ -30,12 +30,16 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A training problem. Raises HetschedError where the grid asked for can't exist on this cluster or model."""
+    """A training problem; the objective is least `time` or least `cost` a token.
+
+    Raises HetschedError where the grid asked for can't exist on this cluster or model.
+    """
 
     cluster: Cluster
     model: ModelSpec
     job: TrainingJob
     choices: Choices = Choices()
+    objective: str = "time"
 
     def __post_init__(self) -> None:
         devices, blocks = len(self.cluster.devices), self.model.num_layers
@@ -64,20 +68,21 @@ class Problem:
                 hint="shorten --seq-len",
             )
 
-    def grids(self) -> list[tuple[int, int]]:
-        """Every (replicas, stages) allowed, with at least half of the devices used unless the user fixed one."""
-        devices = len(self.cluster.devices)
-        most_stages, most_replicas = min(devices, self.model.num_layers), min(devices, self.job.global_batch)
-        wanted = self.choices.replicas, self.choices.stages
-        return [
-            (replicas, stages)
-            for stages in range(1, most_stages + 1)
-            for replicas in range(1, most_replicas + 1)
-            if wanted[0] in (None, replicas)
-            and wanted[1] in (None, stages)
-            and replicas * stages <= devices
-            and (replicas + 1) * stages > (devices if wanted[0] is None else 0)
-        ]
+    def grids(self, devices: int | None = None) -> list[tuple[int, int]]:
+        """Every (replicas, stages) allowed: as many replicas of each depth as `devices` (all, by default) make."""
+        devices = devices or len(self.cluster.devices)
+        most_replicas = min(devices, self.job.global_batch)
+        found = []
+        for stages in range(1, min(devices, self.model.num_layers) + 1):
+            replicas = self.choices.replicas or min(devices // stages, most_replicas)
+            if self.choices.stages in (None, stages) and replicas * stages <= devices:
+                found.append((replicas, stages))
+        return found
+
+    @property
+    def schedules(self) -> tuple[str, ...]:
+        """The pipeline schedules allowed."""
+        return (self.choices.schedule,) if self.choices.schedule else SCHEDULES
 
     @property
     def micro_batches(self) -> tuple[int, ...]:

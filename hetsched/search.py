@@ -96,13 +96,12 @@ def solve(
     *,
     seed: int = 0,
     stop: StopRule | None = None,
-    objective: str = "time",
     watch: Callable[[Progress], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Result:
     """Search until `stop` (by default the solver's own number of steps); `watch` is told of each candidate.
 
-    The best is the candidate of least `Cost.rank(objective)`, the earliest among equals. Raises HetschedError where
+    The best is the candidate of least `Cost.rank`, the earliest among equals. Raises HetschedError where
     the solver does not support the problem, and InfeasibleError where every candidate breaks a limit.
     """
     if reason := solver.supports(problem, model):
@@ -114,7 +113,7 @@ def solve(
     for candidate in solver.search(problem, model, np.random.default_rng(seed)):
         steps += 1
         seconds = clock() - began
-        if best is None or candidate.cost.rank(objective) < best.cost.rank(objective):
+        if best is None or candidate.cost.rank(problem.objective) < best.cost.rank(problem.objective):
             best, gained_at = candidate, steps
             trace.append(TracePoint(steps, seconds, candidate.cost.iteration_s))
         progress = Progress(steps, seconds, steps - gained_at, best)

@@ -23,7 +23,6 @@ class SearchSettings:
     seed: int
     max_seconds: float | None
     max_steps: int | None
-    objective: str
     quiet: bool
 
 
@@ -44,7 +43,6 @@ def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | Non
                     settings.model,
                     seed=settings.seed,
                     stop=stop_rule(settings.max_seconds, settings.max_steps),
-                    objective=settings.objective,
                     watch=watch,
                 )
             except InfeasibleError as error:
@@ -70,7 +68,6 @@ def compare(problem: Problem, settings: SearchSettings) -> dict[str, Baseline]:
                     settings.model,
                     seed=settings.seed,
                     max_seconds=settings.max_seconds,
-                    objective=settings.objective,
                     watch=watch,
                 )
     return found

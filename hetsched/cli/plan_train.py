@@ -130,9 +130,9 @@ def plan_train(
         published_batch=global_batch is None,
     )
     reference = reference_to(cluster, cluster_path, output)
-    problem = Problem(cluster, spec, job, choices)
+    problem = Problem(cluster, spec, job, choices, objective)
     priced_by = COST_MODELS[cost_model](memory_fraction)
-    settings = SearchSettings(solver, priced_by, seed, max_seconds, max_steps, objective, quiet)
+    settings = SearchSettings(solver, priced_by, seed, max_seconds, max_steps, quiet)
     problem, result = search(problem, settings, budget_usd_per_hour)
     kept: dict[str, Any] = {"objective": objective, "memory_fraction": memory_fraction}
     if budget_usd_per_hour is not None:

@@ -51,8 +51,16 @@ class _Rounds:
     """
 
     def __init__(self, work: tuple[StageWork, ...], hops: tuple[Hop, ...]) -> None:
-        self.work, self.hops, self.depth = work, hops, len(work)
-        size = self.depth
+        self.depth = size = len(work)
+        ahead, behind = (*hops, NO_HOP), (NO_HOP, *hops)
+        # per stage, in playing order: seconds of a pass, and what its message takes on the link after it
+        self.forwards = [
+            (w.forward_s, hop.forward_occupied_s, hop.forward_latency_s) for w, hop in zip(work, ahead, strict=True)
+        ]
+        self.backwards = [
+            (s, work[s].backward_s, behind[s].backward_occupied_s, behind[s].backward_latency_s)
+            for s in reversed(range(size))
+        ]
         self.clock = [0.0] * size  # when each stage is free
         self.forward_link, self.backward_link = [0.0] * size, [0.0] * size  # when each link is free
         self.gradients: list[list[float]] = [[] for _ in range(size)]  # arrivals at each stage that wait for it
@@ -78,22 +86,29 @@ class _Rounds:
         return self.clock
 
     def _round(self, step: int, micro_batches: int, lag: list[int]) -> None:
-        work, hops, clock, depth = self.work, self.hops, self.clock, self.depth
-        arrival = 0.0
-        for s in range(depth):
-            if step < micro_batches:
-                clock[s] = max(clock[s], arrival) + work[s].forward_s
-                if s + 1 < depth:
-                    self.forward_link[s] = max(self.forward_link[s], clock[s]) + hops[s].forward_occupied_s
-                    arrival = self.forward_link[s] + hops[s].forward_latency_s
-        for s in reversed(range(depth)):
+        clock, last = self.clock, self.depth - 1
+        if step < micro_batches:
+            arrival, links = 0.0, self.forward_link
+            for s, (seconds, occupied, latency) in enumerate(self.forwards):
+                now = clock[s]
+                clock[s] = now = (now if now > arrival else arrival) + seconds
+                if s < last:
+                    free = links[s]
+                    links[s] = free = (free if free > now else now) + occupied
+                    arrival = free + latency
+        links, gradients, taken = self.backward_link, self.gradients, self.taken
+        for s, seconds, occupied, latency in self.backwards:
             if 0 <= step - lag[s] < micro_batches:
-                ready = 0.0 if s + 1 == depth else self.gradients[s][self.taken[s]]
-                self.taken[s] += s + 1 < depth
-                clock[s] = max(clock[s], ready) + work[s].backward_s
+                now = clock[s]
+                if s < last:
+                    ready = gradients[s][taken[s]]
+                    taken[s] += 1
+                    now = now if now > ready else ready
+                clock[s] = now = now + seconds
                 if s > 0:
-                    self.backward_link[s] = max(self.backward_link[s], clock[s]) + hops[s - 1].backward_occupied_s
-                    self.gradients[s - 1].append(self.backward_link[s] + hops[s - 1].backward_latency_s)
+                    free = links[s]
+                    links[s] = free = (free if free > now else now) + occupied
+                    gradients[s - 1].append(free + latency)
 
     def _state(self) -> list[float]:
         waiting = [time for s in range(self.depth) for time in self.gradients[s][self.taken[s] :]]

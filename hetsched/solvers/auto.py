@@ -1,12 +1,15 @@
 """The default: a portfolio inside one budget.
 
-1. Starts: the baseline's grids, and every grid with the devices in the order of a clustering of the network.
+1. Starts: the baseline's grids, and every grid with the devices in the order of a clustering of the network; also
+   grids of the nearest, or fastest, part of the devices alone: what is slow or far away may be better left idle.
 2. Rounds on the most promising grids, fewer as they go: a piece of an annealing walk from a random layout, the best
    plan warmed up again, children of the evolution, and local search on the best plan by the cost model's own price.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 
@@ -17,11 +20,12 @@ from hetsched.solvers.annealing import Annealing
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.evolutionary import Evolutionary
 from hetsched.solvers.exchange import Exchange
-from hetsched.solvers.grid import grid_of, settle, shape_of, variant_of
+from hetsched.solvers.grid import Grid, grid_of, settle, shape_of, variant_of
 from hetsched.solvers.layouts import GridSearch, grid_search
 from hetsched.solvers.megatron import Megatron, rank_orders
 
 Shape = tuple[int, int]
+MOST_COUNTS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +46,35 @@ class Auto:
         return None
 
     def steps(self, problem: Problem) -> int:
-        """`rounds` rounds of a grid, after the starts."""
-        return 3 * Megatron().steps(problem) + self.rounds * (2 + self.pieces + self.children)
+        """All starts, then `rounds` rounds of a grid."""
+        starts = Megatron().steps(problem) + sum(1 for _ in start_grids(problem))
+        return starts + self.rounds * (3 + self.pieces + self.children)
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         """Starts, then rounds for ever."""
         best: dict[Shape, Candidate] = {}
-        for candidate in self._starts(problem, model):
-            _keep(best, candidate)
-            yield candidate
-        shapes = sorted(best, key=lambda shape: best[shape].cost.rank())[: self.grids]
+
+        def keep(candidate: Candidate) -> Candidate:
+            shape = shape_of(candidate.plan)
+            if shape not in best or rank(candidate) < rank(best[shape]):
+                best[shape] = candidate
+            return candidate
+
+        def rank(candidate: Candidate) -> tuple[float, float]:
+            return candidate.cost.rank(problem.objective)
+
+        for candidate in Megatron().search(problem, model, rng):
+            yield keep(candidate)
+        for grid in start_grids(problem):
+            yield keep(settle(problem, model, grid, quick=True)[0])
+        shapes = sorted(best, key=lambda shape: rank(best[shape]))[: self.grids]
         fields = {shape: _Field(self, grid_search(problem, model, *shape), rng) for shape in shapes}
         while True:
             for shape in shapes:
                 for candidate in fields[shape].round(best[shape]):
-                    _keep(best, candidate)
-                    yield candidate
-            shapes.sort(key=lambda shape: best[shape].cost.rank())
+                    yield keep(candidate)
+            shapes.sort(key=lambda shape: rank(best[shape]))
             shapes = shapes[: max(1, len(shapes) - 1)]
-
-    def _starts(self, problem: Problem, model: CostModel) -> Iterator[Candidate]:
-        yield from Megatron().search(problem, model, np.random.default_rng(0))
-        near = network_order(problem)
-        inventory = list(range(len(near)))
-        for replicas, stages in problem.grids():
-            for line in (inventory, near):
-                for order in rank_orders(replicas, stages):
-                    yield settle(problem, model, [[line[rank] for rank in row] for row in order])[0]
 
 
 class _Field:
@@ -87,17 +93,39 @@ class _Field:
         yield self.auto.annealing.warm(self.grid, self.grid.classes_of(start), self.rng)
         for _ in range(self.auto.children):
             yield next(self.evolution)
+        problem, model = self.grid.problem, self.grid.model
+        yield settle(problem, model, start)[0]
         if not self.grid.priced_by_layout:
-            problem, model = self.grid.problem, self.grid.model
             yield self.auto.exchange.improve(
                 problem, model, start, variant_of(best.plan), self.grid.layout.class_of, self.rng
             )
 
 
-def _keep(best: dict[Shape, Candidate], candidate: Candidate) -> None:
-    shape = shape_of(candidate.plan)
-    if shape not in best or candidate.cost.rank() < best[shape].cost.rank():
-        best[shape] = candidate
+def start_grids(problem: Problem) -> Iterator[Grid]:
+    """Devices in network order on every grid; and on the grids of parts of them, nearest or fastest first."""
+    devices = problem.cluster.devices
+    near = network_order(problem)
+    fast = sorted(near, key=lambda d: -devices[d].gpu.flops_per_s(problem.job.dtype))
+    lines = [near, fast] if fast != near else [near]
+    for count in device_counts(problem):
+        for replicas, stages in problem.grids(count):
+            for line in lines:
+                for order in rank_orders(replicas, stages):
+                    yield [[line[rank] for rank in row] for row in order]
+
+
+def device_counts(problem: Problem) -> list[int]:
+    """How many devices to start with: all; the fastest kinds; the largest regions; at most `MOST_COUNTS` of these."""
+    cluster, job = problem.cluster, problem.job
+    speeds = Counter(device.gpu.flops_per_s(job.dtype) for device in cluster.devices)
+    regions = Counter(cluster.node(device.node).region for device in cluster.devices)
+    by_speed = accumulate(count for _, count in sorted(speeds.items(), reverse=True))
+    by_region = accumulate(sorted(regions.values(), reverse=True))
+    counts = sorted({*by_speed, *by_region, len(cluster.devices)}, reverse=True)
+    least = (problem.choices.replicas or 1) * (problem.choices.stages or 1)
+    counts = [count for count in counts if count >= least]
+    step = -(-len(counts) // MOST_COUNTS)
+    return counts[::step]
 
 
 def network_order(problem: Problem) -> list[int]:

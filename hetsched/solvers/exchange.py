@@ -41,7 +41,7 @@ class Exchange:
             if trial is None:
                 continue
             candidate = on_grid(problem, model, trial[: len(used)].reshape(stages, replicas).tolist(), variant)
-            if candidate.cost.rank() <= best.cost.rank():
+            if candidate.cost.rank(problem.objective) <= best.cost.rank(problem.objective):
                 line, best = trial, candidate
         return best
 

@@ -21,6 +21,7 @@ from hetsched.workload import TrainingJob
 
 Grid = Sequence[Sequence[int]]  # [stage][replica]: positions in cluster.devices
 EQUAL_LAYERS_MODEL = "dtfm"
+QUICK = 1  # of the micro-batch sizes allowed: neither the smallest nor one that may not fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +35,34 @@ class Variant:
 
 
 def variants(problem: Problem) -> Iterator[list[Variant]]:
-    """For each micro-batch size allowed, the settings from the fastest to the one that needs least memory."""
+    """For each schedule and micro-batch size allowed, the settings from the fastest to the one of least memory."""
     choices = problem.choices
-    schedule = choices.schedule or "1f1b"
     zeros = (0, 1) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
-    for size in problem.micro_batches:
-        yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
+    for schedule in problem.schedules:
+        for size in problem.micro_batches:
+            yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
 
 
-def settle(problem: Problem, model: CostModel, grid: Grid, *, even: bool = False) -> tuple[Candidate, Variant]:
+def settle(
+    problem: Problem, model: CostModel, grid: Grid, *, even: bool = False, quick: bool = False
+) -> tuple[Candidate, Variant]:
     """The best candidate on this grid over the open options, and which they were.
 
-    For each micro-batch size, memory is saved (ZeRO, then recompute) only as far as needed: saving costs time.
+    Memory is saved (ZeRO, then recompute) only as far as needed: saving costs time. With `even`, layers and batches
+    are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
     """
     best: tuple[Candidate, Variant] | None = None
-    for ladder in variants(problem):
+    ladders = list(variants(problem))
+    for ladder in [ladders[QUICK % len(problem.micro_batches)], *ladders] if quick else ladders:
         for variant in ladder:
             candidate = on_grid(problem, model, grid, variant, even=even)
-            if best is None or candidate.cost.rank() < best[0].cost.rank():
+            if best is None or candidate.cost.rank(problem.objective) < best[0].cost.rank(problem.objective):
                 best = candidate, variant
             if candidate.cost.feasible:
                 break
+        if quick and best and best[0].cost.feasible:
+            break
     if best is None:
         raise AssertionError("a problem allows at least one variant")
     return best
