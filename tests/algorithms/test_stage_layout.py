@@ -30,8 +30,9 @@ def by_places(rng: np.random.Generator, n: int, places: int, values: int) -> Flo
 
 def every_matching(edges: Floats) -> float:
     rows = range(len(edges))
-        max(float(edges[row, column]) for row, column in zip(rows, columns, strict=True)) for columns in permutations(rows)
-        float(max(edges[row, column] for row, column in zip(rows, columns, strict=True)) for columns in permutations(rows)
+    return min(
+        max(float(edges[row, column]) for row, column in zip(rows, columns, strict=True))
+        for columns in permutations(rows)
     )
 
 

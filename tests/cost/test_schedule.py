@@ -1,0 +1,120 @@
+"""Oracle: the longest path over the explicit graph of operations and messages."""
+
+from graphlib import TopologicalSorter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hetsched.cost.compute import StageWork
+from hetsched.cost.schedule import Hop, play
+
+Op = tuple[str, int, int]  # what, stage (or link), micro-batch
+
+SCHEDULES = ["1f1b", "gpipe"]
+SECONDS = st.one_of(st.sampled_from([0.0, 0.25, 1.0, 2.0]), st.floats(0, 10))
+
+
+def stage_order(schedule: str, depth: int, s: int, micro_batches: int) -> list[Op]:
+    """A stage's work in order: 1F1B's warm-up, then one forward and one backward, then what is left; GPipe's halves."""
+    warm = micro_batches if schedule == "gpipe" else min(depth - 1 - s, micro_batches)
+    order: list[Op] = [("forward", s, m) for m in range(warm)]
+    for m in range(micro_batches - warm):
+        order += [("forward", s, warm + m), ("backward", s, m)]
+    return order + [("backward", s, m) for m in range(micro_batches - warm, micro_batches)]
+
+
+def longest_path(schedule: str, work: list[StageWork], hops: list[Hop], micro_batches: int) -> list[float]:
+    """When each stage ends its last backward.
+
+    An operation starts when all it waits for has ended: the one before on the same stage or link, and what it works on.
+    A message ends when it leaves the link, `latency` before it arrives.
+    """
+    depth, stages = len(work), range(len(work))
+    seconds: dict[Op, float] = {}
+    waits: dict[Op, dict[Op, float]] = {}  # for what, and how long after its end
+
+    def follow(line: list[Op]) -> None:
+        for before, after in pairwise(line):
+            waits[after].setdefault(before, 0.0)
+
+    for m in range(micro_batches):
+        for s in stages:
+            seconds["forward", s, m], seconds["backward", s, m] = work[s].forward_s, work[s].backward_s
+            waits["forward", s, m] = {("send", s - 1, m): hops[s - 1].forward_latency_s} if s else {}
+            last = s == depth - 1
+            waits["backward", s, m] = (
+                {("forward", s, m): 0.0} if last else {("return", s, m): hops[s].backward_latency_s}
+            )
+            if not last:
+                seconds["send", s, m], seconds["return", s, m] = hops[s].forward_occupied_s, hops[s].backward_occupied_s
+                waits["send", s, m], waits["return", s, m] = {("forward", s, m): 0.0}, {("backward", s + 1, m): 0.0}
+    for s in stages:
+        follow(stage_order(schedule, depth, s, micro_batches))
+        if s < depth - 1:
+            follow([("send", s, m) for m in range(micro_batches)])
+            follow([("return", s, m) for m in range(micro_batches)])
+    end: dict[Op, float] = {}
+    for op in TopologicalSorter(waits).static_order():
+        end[op] = seconds[op] + max((end[before] + after for before, after in waits[op].items()), default=0.0)
+    return [max(end["backward", s, m] for m in range(micro_batches)) for s in stages]
+
+
+def draw_pipeline(data: Any, seconds: st.SearchStrategy[float], depth: int) -> tuple[list[StageWork], list[Hop]]:
+    work = [StageWork(data.draw(seconds), data.draw(seconds)) for _ in range(depth)]
+    hops = [Hop(*(data.draw(seconds) for _ in range(4))) for _ in range(depth - 1)]
+    return work, hops
+
+
+@settings(deadline=None, max_examples=250)
+@given(data=st.data(), depth=st.integers(1, 6), micro_batches=st.integers(1, 40), schedule=st.sampled_from(SCHEDULES))
+def test_is_the_longest_path(data: Any, depth: int, micro_batches: int, schedule: str) -> None:
+    work, hops = draw_pipeline(data, SECONDS, depth)
+    found = play(schedule, work, hops, micro_batches)
+    assert found == pytest.approx(longest_path(schedule, work, hops, micro_batches), rel=1e-9, abs=1e-12)
+
+
+@settings(deadline=None, max_examples=12)
+@given(data=st.data(), depth=st.integers(2, 6), schedule=st.sampled_from(SCHEDULES))
+def test_skipping_rounds_that_repeat_changes_nothing(data: Any, depth: int, schedule: str) -> None:
+    """Many micro-batches of rough times: most rounds are skipped, and one that is wrong would shift all that follow."""
+    work, hops = draw_pipeline(data, st.sampled_from([0.0, 0.125, 0.5, 1.0, 1.5, 3.0]), depth)
+    found = play(schedule, work, hops, 300)
+    assert found == pytest.approx(longest_path(schedule, work, hops, 300), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("slow_link_s", [0.0, 0.001, 0.0299, 5.0])
+def test_states_that_nearly_repeat_are_not_skipped(schedule: str, slow_link_s: float) -> None:
+    """A stage or link that is slower by little falls behind by little each round, until it holds up the others."""
+    work = [StageWork(1.0, 2.0), StageWork(1.0, 2.0 + slow_link_s / 300), StageWork(0.99, 2.0)]
+    hops = [Hop(0.5, 4.0, 0.5, 4.0), Hop(3.0 + slow_link_s / 100, 0.1, 3.0, 0.1)]
+    found = play(schedule, work, hops, 700)
+    assert found == pytest.approx(longest_path(schedule, work, hops, 700), rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("depth", "micro_batches"), [(1, 1), (1, 9), (4, 1), (4, 3), (4, 4), (8, 100), (8, 5000)])
+def test_equal_stages_and_free_links(schedule: str, depth: int, micro_batches: int) -> None:
+    """(M + P - 1) (f + b): Huang et al. 2019, arXiv 1811.06965, and Narayanan et al. 2021, arXiv 2104.04473."""
+    work = [StageWork(0.5, 1.25)] * depth
+    ends = play(schedule, work, [Hop()] * (depth - 1), micro_batches)
+    assert max(ends) == pytest.approx((micro_batches + depth - 1) * 1.75)
+    assert ends[0] == max(ends)
+    assert ends == pytest.approx([max(ends) - s * 1.25 for s in range(depth)])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_one_micro_batch_passes_every_hop_in_turn(schedule: str) -> None:
+    work = [StageWork(1.0, 2.0), StageWork(3.0, 4.0), StageWork(5.0, 6.0)]
+    hops = [Hop(0.1, 0.2, 0.3, 0.4), Hop(0.01, 0.02, 0.03, 0.04)]
+    assert play(schedule, work, hops, 1)[0] == pytest.approx(21 + 1.0 + 0.1)
+
+
+def test_a_link_slower_than_the_stages_sets_the_pace() -> None:
+    """GPipe queues for the link and waits for the latency once; 1F1B has two micro-batches under way, and waits."""
+    work, hops = [StageWork(0.001, 0.001)] * 2, [Hop(2.0, 30.0, 0.0, 0.0)]
+    assert max(play("gpipe", work, hops, 50)) == pytest.approx(50 * 2.0 + 30.0, rel=2e-3)
+    assert max(play("1f1b", work, hops, 50)) == pytest.approx(25 * (2.0 + 30.0), rel=5e-3)
