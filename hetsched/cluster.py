@@ -148,8 +148,12 @@ class Cluster:
 
     def device(self, name: str) -> Device:
         """The device of that name; HetschedError where there is none."""
+        return self.devices[self.position(name)]
+
+    def position(self, name: str) -> int:
+        """Where the device of that name stands in `devices`; HetschedError where there is none."""
         try:
-            return self.devices[self.index_of[name]]
+            return self.index_of[name]
         except KeyError:
             raise HetschedError(
                 f"device {name!r} is not in cluster {self.name}",

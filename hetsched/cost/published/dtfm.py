@@ -74,7 +74,7 @@ class DtFm:
         c_dp, c_pp = plan.options.dtfm_message_gigabytes or messages_gigabytes(
             plan.model, plan.workload, replicas, stages
         )
-        groups = [[cluster.index_of[p.stages[s].devices[0]] for p in plan.pipelines] for s in range(stages)]
+        groups = [[cluster.position(p.stages[s].devices[0]) for p in plan.pipelines] for s in range(stages)]
         data_parallel = max(
             float(within_cost_s(*cluster.links(group, group), c_dp, replicas).sum(axis=1).max()) for group in groups
         )
