@@ -113,9 +113,9 @@ class StageLayout:
 
     def _bottleneck(self, sources: list[tuple[int, int]], targets: list[tuple[int, int]]) -> float:
         if len(sources) * len(targets) > MAX_LISTED_EDGES:
-            a = [c for c, count in sources for _ in range(count)]
-            b = [c for c, count in targets for _ in range(count)]
-            return bottleneck_assignment(self._class_between[np.ix_(a, b)])[1]
+            a = np.array([c for c, count in sources for _ in range(count)])
+            b = np.array([c for c, count in targets for _ in range(count)])
+            return bottleneck_assignment(self._class_between[a[:, None], b])[1]
         between = self._class_between_rows
         rows = [[between[a][b] for b, _ in targets] for a, _ in sources]
         return class_bottleneck(rows, [count for _, count in sources], [count for _, count in targets])

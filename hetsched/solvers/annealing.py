@@ -20,12 +20,16 @@ from hetsched.solvers.layouts import GridSearch, grid_search
 
 @dataclass(frozen=True, slots=True)
 class Annealing:
-    """See the module. A step is `moves` moves; temperatures are shares of half a random layout's cost."""
+    """See the module. A step is `moves` moves.
+
+    Temperatures are shares of half a random layout's cost, divided by the number of groups: the more groups, the less
+    of the cost one move changes. Measured on 64 to 256 devices in ten cities and 32 sites.
+    """
 
     moves: int = 3000
     first_pieces: int = 7
-    hot: float = 0.02
-    cold: float = 0.002
+    hot: float = 0.15
+    cold: float = 0.008
     name: str = "annealing"
 
     def supports(self, problem: Problem, model: CostModel) -> str | None:
@@ -48,7 +52,8 @@ class Annealing:
         pieces = self.first_pieces
         while True:
             walk = Walk(grid.layout, random_groups(grid.layout, rng))
-            temperatures = walk.cost / 2 * np.geomspace(self.hot, self.cold, pieces + 1)
+            scale_s = walk.cost / 2 / grid.layout.num_groups
+            temperatures = scale_s * np.geomspace(self.hot, self.cold, pieces + 1)
             for hot_s, cold_s in pairwise(temperatures):
                 walk.run(rng, self.moves, float(hot_s), float(cold_s))
                 yield grid.candidate(walk.best)
@@ -57,5 +62,6 @@ class Annealing:
     def warm(self, grid: GridSearch, start: Groups, rng: np.random.Generator) -> Candidate:
         """The best layout that one warming of `start`, a piece long, comes by."""
         walk = Walk(grid.layout, start)
-        walk.run(rng, self.moves, walk.cost * self.hot / 2, walk.cost * self.cold)
+        scale_s = walk.cost / grid.layout.num_groups
+        walk.run(rng, self.moves, scale_s * self.hot / 2, scale_s * self.cold)
         return grid.candidate(walk.best)
