@@ -78,7 +78,7 @@ class Walk:
             keys[a + step] += change
             keys[b + step] -= change
         limit = self.cost - temperature * log(luck) if luck else inf
-        priced = self._price(keys, (a, b), length, limit)
+        priced = self._price(keys, ((a, y), (b, x)), length, limit)
         if priced is None:
             return False
         for step in range(length):
@@ -90,18 +90,33 @@ class Walk:
         return True
 
     def _price(
-        self, keys: list[int], starts: tuple[int, int], length: int, limit: float
+        self, keys: list[int], arrivals: tuple[tuple[int, int], ...], length: int, limit: float
     ) -> tuple[list[float], list[float], float] | None:
-        """Group costs, hops and cost where runs of groups have changed; None as soon as the cost is above `limit`."""
-        layout, stages = self.layout, self.stages
+        """Group costs, hops and cost where runs of groups have changed; None as soon as the cost is above `limit`.
+
+        arrivals: (first group of a run, the class that each of its `length` groups gets). Before a hop is priced it
+        counts as the shortest edge that the newcomer finds into the group beside it: most moves fail at that already.
+        """
+        layout, stages, old, groups = self.layout, self.stages, self.keys, self.groups
         group_costs, hops, changed = self.group_costs.copy(), self.hops.copy(), []
-        for first in starts:
+        for first, newcomer in arrivals:
+            outward, inward = layout.edges_from[newcomer], layout.edges_to[newcomer]
+            for g in range(first, min(first + length, stages)):
+                if g > 0:
+                    changed.append(g - 1)
+                    hops[g - 1] = (
+                        min([inward[c] for c in groups[g - 1]]) if keys[g - 1] == old[g - 1] else layout.shortest_edge
+                    )
+                if g + 1 < stages:
+                    changed.append(g)
+                    hops[g] = (
+                        min([outward[c] for c in groups[g + 1]]) if keys[g + 1] == old[g + 1] else layout.shortest_edge
+                    )
+        if layout.total(0.0, hops) > limit:
+            return None
+        for first, _ in arrivals:
             for g in range(first, min(first + length, stages)):
                 group_costs[g] = layout.group_cost(keys[g])
-            for s in range(max(first - 1, 0), min(first + length, stages - 1)):
-                if keys[s] != self.keys[s] or keys[s + 1] != self.keys[s + 1]:
-                    hops[s] = layout.shortest_edge
-                    changed.append(s)
         dearest = max(group_costs)
         for s in changed:
             if layout.total(dearest, hops) > limit:

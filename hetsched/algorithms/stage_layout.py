@@ -54,7 +54,8 @@ class StageLayout:
         self._bits = len(within).bit_length()
         self._class_within = self._per_class(within).tolist()
         self._class_between = self._per_class(between)
-        self._class_between_rows: list[list[float]] = self._class_between.tolist()
+        self.edges_from: list[list[float]] = self._class_between.tolist()
+        self.edges_to: list[list[float]] = self._class_between.T.tolist()
         apart = ~np.eye(len(between), dtype=bool)
         self.shortest_edge = float(between[apart].min()) if apart.any() else 0.0
         self._group_costs: dict[int, float] = {}
@@ -116,7 +117,7 @@ class StageLayout:
             a = np.array([c for c, count in sources for _ in range(count)])
             b = np.array([c for c, count in targets for _ in range(count)])
             return bottleneck_assignment(self._class_between[a[:, None], b])[1]
-        between = self._class_between_rows
+        between = self.edges_from
         rows = [[between[a][b] for b, _ in targets] for a, _ in sources]
         return class_bottleneck(rows, [count for _, count in sources], [count for _, count in targets])
 

@@ -83,13 +83,16 @@ def _fill_pairs(source: Fields, key: str, index: Mapping[str, int], table: tuple
     """A list of {a, b, bandwidth_gbps, latency_ms, one_way}: both ways unless one_way is true."""
     stated: dict[tuple[int, int], str] = {}
     regions = key == "between_regions"
+    warned: set[str] = set()
     for entry in source.children(key, ()):
         ends = [entry.text(end).lower() if regions else entry.text(end) for end in ("a", "b")]
         answer, one_way = link_answer(entry), entry.flag("one_way", False)
         entry.finish()
         unknown = next((end for end in ends if end not in index), None)
         if unknown is not None:
-            _unknown_end(entry, unknown, index, regions)
+            if unknown not in warned:
+                _unknown_end(entry, unknown, index, regions)
+            warned.add(unknown)
             continue
         i, j = index[ends[0]], index[ends[1]]
         if i == j and not regions:

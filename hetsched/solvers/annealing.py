@@ -17,16 +17,19 @@ from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.layouts import GridSearch, grid_search
 
+WARM = (0.01, 0.04)  # shares, as in `Annealing`: enough to leave a good layout, not enough to forget it
+WARM_END = 0.001
+
 
 @dataclass(frozen=True, slots=True)
 class Annealing:
-    """See the module. A step is `moves` moves.
+    """See the module. A step, or piece, is `sweeps` moves for each device in the layout.
 
     Temperatures are shares of half a random layout's cost, divided by the number of groups: the more groups, the less
     of the cost one move changes. Measured on 64 to 256 devices in ten cities and 32 sites.
     """
 
-    moves: int = 3000
+    sweeps: int = 48
     first_pieces: int = 7
     hot: float = 0.15
     cold: float = 0.008
@@ -55,13 +58,19 @@ class Annealing:
             scale_s = walk.cost / 2 / grid.layout.num_groups
             temperatures = scale_s * np.geomspace(self.hot, self.cold, pieces + 1)
             for hot_s, cold_s in pairwise(temperatures):
-                walk.run(rng, self.moves, float(hot_s), float(cold_s))
+                walk.run(rng, self.moves(grid), float(hot_s), float(cold_s))
                 yield grid.candidate(walk.best)
             pieces *= 2
 
     def warm(self, grid: GridSearch, start: Groups, rng: np.random.Generator) -> Candidate:
-        """The best layout that one warming of `start`, a piece long, comes by."""
+        """The best layout that one warming of `start`, a piece long, comes by; how warm is drawn anew each time."""
         walk = Walk(grid.layout, start)
         scale_s = walk.cost / grid.layout.num_groups
-        walk.run(rng, self.moves, scale_s * self.hot / 2, scale_s * self.cold)
+        warmth = float(np.exp(rng.uniform(np.log(WARM[0]), np.log(WARM[1]))))
+        walk.run(rng, self.moves(grid), scale_s * warmth, scale_s * WARM_END)
         return grid.candidate(walk.best)
+
+    def moves(self, grid: GridSearch) -> int:
+        """The moves of one piece."""
+        layout = grid.layout
+        return self.sweeps * layout.num_groups * layout.group_size

@@ -26,6 +26,7 @@ from hetsched.solvers.megatron import Megatron, rank_orders
 
 Shape = tuple[int, int]
 MOST_COUNTS = 6
+MOST_FROM_RANDOM = 128  # devices; beyond, what starts from random layouts is too slow to reach the good starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,15 @@ class _Field:
 
     def round(self, best: Candidate) -> Iterator[Candidate]:
         """One step of each way to search."""
-        for _ in range(self.auto.pieces):
-            yield next(self.walk)
-        start = grid_of(self.grid.problem.cluster, best.plan)
-        yield self.auto.annealing.warm(self.grid, self.grid.classes_of(start), self.rng)
-        for _ in range(self.auto.children):
-            yield next(self.evolution)
         problem, model = self.grid.problem, self.grid.model
+        start = grid_of(problem.cluster, best.plan)
+        classes = self.grid.classes_of(start)
+        yield self.auto.annealing.warm(self.grid, classes, self.rng)
+        small = len(best.cost.memory_bytes) <= MOST_FROM_RANDOM
+        for _ in range(self.auto.pieces):
+            yield next(self.walk) if small else self.auto.annealing.warm(self.grid, classes, self.rng)
+        for _ in range(self.auto.children if small else 0):
+            yield next(self.evolution)
         yield settle(problem, model, start)[0]
         if not self.grid.priced_by_layout:
             yield self.auto.exchange.improve(

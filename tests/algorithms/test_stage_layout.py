@@ -148,7 +148,7 @@ def test_a_walk_knows_its_cost_and_its_plans_are_worth_it(seed: int) -> None:
         assert walk.cost == pytest.approx(layout.cost(keys[: layout.num_groups]), rel=1e-12)
         assert [len(group) for group in walk.groups] == [len(group) for group in start]
         assert np.bincount(list(chain.from_iterable(walk.groups)), minlength=len(counts)).tolist() == counts
-    assert walk.best_cost <= met
+    assert walk.best_cost <= met * (1 + 1e-12)  # a gain of rounding is none
     devices = layout.expand(walk.best)
     assert sorted(chain.from_iterable(devices)) == list(range(len(layout.class_of)))
     assert [sorted(layout.class_of[group].tolist()) for group in devices] == [sorted(group) for group in walk.best]
