@@ -6,6 +6,7 @@ et al. 2019, arXiv 1811.06965). A message leaves when it is computed and the lin
 isend and irecv do.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -46,8 +47,10 @@ def _play(schedule: str, work: tuple[StageWork, ...], hops: tuple[Hop, ...], mic
 class _Rounds:
     """Plays in rounds: in round k a stage does forward k, then backward k - lag of it.
 
-    Between rounds the future depends on the clocks alone. Where a round only shifts all of them by one time, every
-    later one does too, until the forwards end; those rounds are skipped in one step.
+    Between rounds the future depends on the clocks alone. Where a round, or as many as there are stages, only shift all
+    of them by one time, the next do too, until the forwards end; those rounds are skipped in one step. (Such systems
+    end up periodic: Baccelli et al. 1992, Synchronization and Linearity. A stage that sets the pace repeats each
+    round; a wait for a message there and back repeats as often as there are micro-batches under way.)
     """
 
     def __init__(self, work: tuple[StageWork, ...], hops: tuple[Hop, ...]) -> None:
@@ -67,22 +70,24 @@ class _Rounds:
         self.taken = [0] * size
 
     def run(self, micro_batches: int, lag: list[int]) -> list[float]:
-        before: list[float] | None = None
+        earlier: deque[list[float]] = deque(maxlen=self.depth)
         step, last = 0, micro_batches + max(lag)
         while step < last:
             self._round(step, micro_batches, lag)
             step += 1
-            steady = max(lag) < step < micro_batches
-            state = self._state() if steady else None
-            if state and before and len(state) == len(before):
-                shift = state[0] - before[0]
-                tolerance = SAME_S * state[0]
+            if not max(lag) < step < micro_batches:
+                continue
+            state = self._state()
+            for period, before in enumerate(reversed(earlier), start=1):
+                shift, tolerance = state[0] - before[0], SAME_S * state[0]
                 if all(abs(now - then - shift) <= tolerance for now, then in zip(state, before, strict=True)):
-                    skipped = micro_batches - step
-                    self._shift(skipped * shift, skipped)
-                    step += skipped
-                    state = None
-            before = state
+                    times = (micro_batches - step) // period
+                    self._shift(times * shift)
+                    step += times * period
+                    earlier.clear()
+                    break
+            else:
+                earlier.append(state)
         return self.clock
 
     def _round(self, step: int, micro_batches: int, lag: list[int]) -> None:
@@ -114,7 +119,7 @@ class _Rounds:
         waiting = [time for s in range(self.depth) for time in self.gradients[s][self.taken[s] :]]
         return [*self.clock, *self.forward_link[:-1], *self.backward_link[1:], *waiting]
 
-    def _shift(self, seconds: float, rounds: int) -> None:
+    def _shift(self, seconds: float) -> None:
         self.clock = [time + seconds for time in self.clock]
         self.forward_link = [time + seconds for time in self.forward_link]
         self.backward_link = [time + seconds for time in self.backward_link]
