@@ -25,7 +25,7 @@ from hetsched.solvers.layouts import GridSearch, grid_search
 from hetsched.solvers.megatron import Megatron, rank_orders
 
 Shape = tuple[int, int]
-MOST_COUNTS = 6
+MOST_COUNTS = 8
 MOST_FROM_RANDOM = 128  # devices; beyond, what starts from random layouts is too slow to reach the good starts
 
 
