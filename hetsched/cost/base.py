@@ -122,6 +122,11 @@ class CostModel(Protocol):
         """What `--cost-model` calls it."""
         ...
 
+    @property
+    def memory_fraction(self) -> float:
+        """The share of a device's memory that a plan may use."""
+        ...
+
     def refuses(self, plan: Plan) -> str | None:
         """Why the model has no price for plans of this shape, or None."""
         ...

@@ -6,30 +6,21 @@ it takes its optimiser step. The iteration ends with the last device.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from hetsched.cluster import Cluster, Gpu
 from hetsched.cost.base import Cost, Violation
 from hetsched.cost.compute import StageWork, optimizer_s, stage_work
-from hetsched.cost.memory import hidden_bytes, stage_bytes
+from hetsched.cost.memory import stage_bytes
+from hetsched.cost.money import plan_usd_per_hour
 from hetsched.cost.network import ring_all_reduce_s
 from hetsched.cost.schedule import Hop, play
+from hetsched.cost.traffic import block_groups, gradient_bytes, hop_bytes
 from hetsched.errors import HetschedError
-from hetsched.model import ModelSpec
 from hetsched.plan import Pipeline, Plan, Stage
 
 MEMORY_FRACTION = 0.92
-FULL_BITS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class BlockGroup:
-    """Consecutive blocks whose gradients the same stages reduce together, one stage of each pipeline."""
-
-    layers: tuple[int, int]
-    members: tuple[tuple[int, int], ...]  # (pipeline, stage) positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +84,7 @@ def account(
         breakdown_s=breakdown_s,
         memory_bytes=memory,
         violations=violations,
-        usd_per_hour=cluster.usd_per_hour(list(dict.fromkeys(device.node for device in devices))),
+        usd_per_hour=plan_usd_per_hour(cluster, plan, iteration_s),
         notes=_notes({device.gpu for device in devices}),
     )
 
@@ -115,9 +106,7 @@ def memory_bytes(plan: Plan) -> dict[str, int]:
 
 def hops(cluster: Cluster, plan: Plan, pipeline: Pipeline) -> list[Hop]:
     """The links between a pipeline's stages, for one micro-batch's activations and their gradients."""
-    bits = plan.options.compression
-    forward = _compressed(hidden_bytes(plan.model, plan.workload), bits.activation_bits)
-    backward = _compressed(hidden_bytes(plan.model, plan.workload), bits.activation_grad_bits)
+    forward, backward = hop_bytes(plan)
     positions = [cluster.index_of[stage.devices[0]] for stage in pipeline.stages]
     latency, bandwidth = cluster.links(positions, positions)
     return [
@@ -129,32 +118,6 @@ def hops(cluster: Cluster, plan: Plan, pipeline: Pipeline) -> list[Hop]:
         )
         for s in range(len(positions) - 1)
     ]
-
-
-def block_groups(plan: Plan) -> list[BlockGroup]:
-    """The data-parallel groups, in the order of their blocks: cut wherever any pipeline's stages are cut."""
-    cuts = sorted({bound for _, _, stage in plan.stages for bound in stage.layers})
-    held = [
-        {layer: s for s, stage in enumerate(pipeline.stages) for layer in range(*stage.layers)}
-        for pipeline in plan.pipelines
-    ]
-    groups: list[BlockGroup] = []
-    for layers in pairwise(cuts):
-        members = tuple((p, of_layer[layers[0]]) for p, of_layer in enumerate(held))
-        if groups and groups[-1].members == members:
-            groups[-1] = BlockGroup((groups[-1].layers[0], layers[1]), members)
-        else:
-            groups.append(BlockGroup(layers, members))
-    return groups
-
-
-def gradient_bytes(model: ModelSpec, layers: tuple[int, int], dtype_bytes: int, bits: int) -> float:
-    """Bytes of the gradients of these blocks, embedding and head included where they live."""
-    return _compressed(model.stage_parameters(layers) * dtype_bytes, bits)
-
-
-def _compressed(size_bytes: float, bits: int) -> float:
-    return size_bytes * bits / FULL_BITS
 
 
 def _gpus(cluster: Cluster, pipeline: Pipeline) -> list[Gpu]:

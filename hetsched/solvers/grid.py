@@ -70,12 +70,19 @@ def settle(
 
 def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant, *, even: bool = False) -> Candidate:
     """The plan on this grid with these options, and its price; with `even`, layers and batches are split evenly."""
-    plan = grid_plan(problem, grid, variant, layers_by_speed=model.name != EQUAL_LAYERS_MODEL, even=even)
+    by_speed = model.name != EQUAL_LAYERS_MODEL
+    plan = grid_plan(problem, grid, variant, memory_fraction=model.memory_fraction, layers_by_speed=by_speed, even=even)
     return Candidate(plan, model.price(problem.cluster, plan))
 
 
 def grid_plan(
-    problem: Problem, grid: Grid, variant: Variant, *, layers_by_speed: bool = True, even: bool = False
+    problem: Problem,
+    grid: Grid,
+    variant: Variant,
+    *,
+    memory_fraction: float = MEMORY_FRACTION,
+    layers_by_speed: bool = True,
+    even: bool = False,
 ) -> Plan:
     """A plan with one device a stage: pipeline k is the k-th device of every stage.
 
@@ -99,7 +106,7 @@ def grid_plan(
     if even or not layers_by_speed:
         splits = [even_split(model.num_layers, stages)] * replicas
     else:
-        splits = [split_layers(model, job, options, kinds, share, replicas) for kinds in gpus]
+        splits = [split_layers(model, job, options, kinds, share, replicas, memory_fraction) for kinds in gpus]
     pace_s = (
         [1.0] * replicas
         if even
@@ -143,7 +150,13 @@ def even_split(num_layers: int, stages: int) -> tuple[Layers, ...]:
 
 @lru_cache(maxsize=4096)
 def split_layers(
-    model: ModelSpec, job: TrainingJob, options: Options, gpus: tuple[Gpu, ...], micro_batches: int, peers: int
+    model: ModelSpec,
+    job: TrainingJob,
+    options: Options,
+    gpus: tuple[Gpu, ...],
+    micro_batches: int,
+    peers: int,
+    memory_fraction: float = MEMORY_FRACTION,
 ) -> tuple[Layers, ...]:
     """The split of least largest stage time that fits the devices' memory; the evenest where none fits."""
     depth, blocks = len(gpus), model.num_layers
@@ -163,7 +176,7 @@ def split_layers(
     per_block = np.array([needed(s, (1, 3)) - needed(s, (1, 2)) for s in range(depth)])
     ends = [first if s == 0 else last if s == depth - 1 else (1, 2) for s in range(depth)]
     fixed = np.array([needed(s, ends[s]) for s in range(depth)]) - per_block
-    capacity = np.array([gpu.memory_bytes * MEMORY_FRACTION for gpu in gpus])
+    capacity = np.array([gpu.memory_bytes * memory_fraction for gpu in gpus])
     found = chain_split(
         item,
         extra=np.maximum(extra, 0.0),

@@ -15,9 +15,10 @@ from hetsched.catalog import find_model
 from hetsched.cluster import Cluster
 from hetsched.cost import COST_MODELS
 from hetsched.cost.published.dtfm import DtFm, messages_gigabytes
+from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.model import ModelSpec
-from hetsched.plan import Plan
+from hetsched.plan import Pipeline, Plan, Stage
 from hetsched.problem import Choices, Problem
 from hetsched.readers import read_cluster
 from hetsched.search import AnyOf, MaxSteps, Progress, Result, solve
@@ -265,6 +266,25 @@ def test_a_model_that_fits_nowhere(solver: str) -> None:
     assert "GiB too much)" in message
     assert caught.value.hint
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("solver", ["auto", "annealing", "evolutionary"])
+@pytest.mark.parametrize("fraction", [0.9, 0.6, 0.5, 0.4])
+def test_the_share_of_memory_allowed_bounds_the_split(
+    random_cluster: MakeCluster, solver: str, fraction: float
+) -> None:
+    """A plan of two stages is found where one fits, and is about as fast as the best split (by stage time) is."""
+    cluster = random_cluster(1, (1, 1), kinds=("V100-SXM2-16GB", "A100-SXM-80GB"))
+    choices = Choices(1, 2, micro_batch=1, schedule="1f1b", recompute=False, zero=0)
+    problem, priced_by = Problem(cluster, model_of("gpt3-xl"), TrainingJob(16, 2048), choices), Roofline(fraction)
+    found = solve(problem, SOLVERS[solver], priced_by)
+    every = [
+        replace(found.best, pipelines=(Pipeline("p0", (Stage((0, cut), (a,)), Stage((cut, 24), (b,))), 16),))
+        for cut in range(1, 24)
+        for a, b in (("n0/0", "n1/0"), ("n1/0", "n0/0"))
+    ]
+    costs = [priced_by.price(cluster, plan) for plan in every]
+    assert found.cost.iteration_s <= min(cost.iteration_s for cost in costs if cost.feasible) * 1.1
 
 
 def test_a_solver_that_does_not_support_a_problem(random_cluster: MakeCluster) -> None:

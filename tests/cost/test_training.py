@@ -15,7 +15,8 @@ from hetsched.cost import COST_MODELS
 from hetsched.cost.compute import optimizer_s, stage_work
 from hetsched.cost.memory import RESERVE_BYTES, in_flight
 from hetsched.cost.network import ring_all_reduce_s, send_s
-from hetsched.cost.training import Roofline, block_groups, hops, memory_bytes
+from hetsched.cost.traffic import block_groups
+from hetsched.cost.training import Roofline, hops, memory_bytes
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
 from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
