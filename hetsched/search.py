@@ -135,7 +135,7 @@ def solve(
 def infeasible(problem: Problem, violations: tuple[Violation, ...]) -> InfeasibleError:
     """The error that says which limit the nearest plan breaks, where, by how much, and what would help."""
     worst = max(violations, key=lambda violation: violation.needed - violation.available)
-    others = f", and {len(violations) - 1} more devices lack memory too" if len(violations) > 1 else ""
+    others = f"; {len(violations)} devices lack memory in all" if len(violations) > 1 else ""
     help_with = ["more or larger GPUs"]
     choices = problem.choices
     if choices.stages is not None or choices.replicas is not None:

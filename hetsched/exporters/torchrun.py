@@ -90,7 +90,7 @@ def _file_names(nodes: tuple[str, ...]) -> dict[str, str]:
 
 def _readme(plan: Plan, names: dict[str, str]) -> str:
     devices = plan.devices_by_node
-    table = "\n".join(f"  {name}  on {_line(node)}  ({len(devices[node])} processes)" for node, name in names.items())
+    table = "\n".join(f"  {name}  on {_line(node)}  ({len(devices[node])} of its GPUs)" for node, name in names.items())
     return f"""Training {_line(plan.model.name)} by the plan in plan.json, with torchrun.
 
 Every node needs hetsched with its executor (pip install "hetsched[executor]") and this folder.

@@ -19,6 +19,7 @@ CAUSES = {
     "optimizer": "optimiser step",
 }
 COST_MODEL_NAMES = {"roofline": "the roofline model", "dtfm": "DT-FM's formula"}
+SCHEDULE_NAMES = {"1f1b": "1F1B", "gpipe": "GPipe"}
 
 
 def training_table(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str] = str) -> str:
@@ -76,7 +77,7 @@ def _pipelines(plan: Plan) -> str:
 
 def _options(plan: Plan) -> str:
     options, job = plan.options, plan.workload
-    words = [f"micro-batch {job.micro_batch}", job.dtype, options.schedule.upper()]
+    words = [f"micro-batch {job.micro_batch}", job.dtype, SCHEDULE_NAMES.get(options.schedule, options.schedule)]
     words.append("activations recomputed" if options.recompute else "no recompute")
     words.append(f"ZeRO {options.zero}")
     if options.compression != Compression():
@@ -132,7 +133,8 @@ def _comparison(plan: Plan, emphasise: Callable[[str], str]) -> str:
     if any(row[2].endswith((" slower", " dearer")) for row in rows):
         lines.append("a longer search may find better: --max-steps, --max-seconds, or another --solver")
     for name, iteration_s in (predicted.get("other_cost_models_iteration_s") or {}).items():
-        lines.append(f"under {cost_model_name(name)}: {seconds(iteration_s)}")
+        alone = " (communication alone)" if name == "dtfm" else ""
+        lines.append(f"under {cost_model_name(name)}: {seconds(iteration_s)}{alone}")
     return "\n".join(lines)
 
 
