@@ -1,6 +1,6 @@
 """Typed access to a mapping that came from a file, with errors that name the place."""
 
-import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -78,8 +78,9 @@ class Fields:
         value = self.raw(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise HetschedError(f"{self.at(key)} is {describe(value)}, expected a number")
-        if not math.isfinite(value):
-            raise HetschedError(f"{self.at(key)} is {value}, expected a finite number")
+        if not abs(value) <= sys.float_info.max:  # nan is not either
+            shown = value if isinstance(value, float) else describe(value)
+            raise HetschedError(f"{self.at(key)} is {shown}, expected a finite number")
         if above is not None and value <= above:
             raise HetschedError(f"{self.at(key)} is {value}, expected a number greater than {above:g}")
         if above is None and value < minimum:
@@ -140,7 +141,8 @@ def describe(value: object) -> str:
         case str():
             return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
         case int() | float():
-            return f"the number {value}"
+            text = str(value) if isinstance(value, float) or value.bit_length() < 200 else "of too many digits"
+            return f"the number {text}"
         case Mapping():
             return "a mapping"
         case list() | tuple():

@@ -42,9 +42,12 @@ def write_text(path: Path, text: str) -> None:
             stream.write(text)
         os.chmod(temporary, mode)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        raise HetschedError(f"{path} can't be written: {error.strerror}") from None
+        if isinstance(error, OSError | UnicodeEncodeError):
+            reason = error.strerror if isinstance(error, OSError) else "a name in it is not valid Unicode"
+            raise HetschedError(f"{path} can't be written: {reason}") from None
+        raise
 
 
 def _umask() -> int:

@@ -52,6 +52,9 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         where = f"model {self.name}"
+        for name in ("num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise HetschedError(f"{where}: {name} is {getattr(self, name)}, expected at least 1")
         if self.num_heads % self.num_kv_heads:
             raise HetschedError(
                 f"{where}: {self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads evenly",
@@ -110,6 +113,11 @@ class ModelSpec:
         return self._norm_parameters * self.final_norm + projection + head
 
     @property
+    def tied_parameters(self) -> int:
+        """Parameters of the token embedding that the LM head shares; 0 where they are apart."""
+        return self.vocab_size * (self.embedding_size or self.hidden_size) if self.tied_embeddings else 0
+
+    @property
     def parameters(self) -> int:
         """All parameters, tied ones once."""
         return self.embedding_parameters + self.num_layers * self.block_parameters + self.head_parameters
@@ -122,8 +130,8 @@ class ModelSpec:
             total += self.embedding_parameters
         if last == self.num_layers:
             total += self.head_parameters
-            if self.tied_embeddings and first != 0:
-                total += self.vocab_size * (self.embedding_size or self.hidden_size)
+            if first != 0:
+                total += self.tied_parameters
         return total
 
     # ---- arithmetic

@@ -1,11 +1,12 @@
 """The plan: which blocks run on which devices, how they are scheduled, and its JSON (format `hetsched-plan/1`)."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-from hetsched.errors import HetschedError
+from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import Fields
 from hetsched.model import ModelSpec
 from hetsched.workload import TrainingJob
@@ -76,8 +77,8 @@ class Options:
     """How the pipelines run.
 
     zero: 0 nothing sharded, 1 optimiser states, 2 gradients too, 3 weights too, each over the data-parallel peers.
-    dtfm_message_gigabytes: the published messages (gradient, activation) where the `dtfm` cost model was used with
-    them, so that the plan is priced alike wherever it is read.
+    dtfm_message_gigabytes: the published messages (gradient, activation) where the plan is for the paper's own setting,
+    so that the `dtfm` formula prices it alike wherever it is read.
     """
 
     schedule: str = "1f1b"
@@ -246,7 +247,8 @@ class Plan:
             predicted=dict(source.child("predicted").data) if "predicted" in source else {},
             provenance=dict(source.child("provenance").data) if "provenance" in source else {},
         )
-        source.sequence("routes", ())
+        if source.sequence("routes", ()):
+            warnings.warn(f"{where}: routes mean nothing in a training plan", HetschedWarning, stacklevel=2)
         source.finish()
         return plan
 

@@ -142,8 +142,8 @@ def infeasible(problem: Problem, violations: tuple[Violation, ...]) -> Infeasibl
         help_with.insert(0, "more --stages and fewer --replicas")
     if choices.recompute is False:
         help_with.insert(0, "--recompute")
-    if choices.zero in (0, 1):
-        help_with.insert(0, f"--zero {choices.zero + 1}")
+    if (choices.zero or 0) < 2 and choices.replicas != 1:
+        help_with.insert(0, f"--zero {2 if choices.zero is None else choices.zero + 1}")
     if (choices.micro_batch or 0) > 1:
         help_with.insert(0, "a smaller --micro-batch")
     help_with.append("a shorter --seq-len")

@@ -16,7 +16,6 @@ from hetsched.algorithms.stage_layout import StageLayout
 Labels = NDArray[np.intp]
 
 CROSSOVER_POINTS = 5
-TSP_ROUNDS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,5 +131,5 @@ def gains(within: NDArray[np.float64], labels: Labels, groups: int) -> NDArray[n
     np.fill_diagonal(apart, 0.0)
     mean = apart @ member / np.maximum(member.sum(axis=0), 1)
     np.fill_diagonal(apart, np.inf)
-    cheapest = np.where(member[:, labels].T, apart, np.inf).min(axis=1)
+    cheapest = np.where(labels[:, None] == labels, apart, np.inf).min(axis=1)
     return np.asarray(mean - np.where(np.isfinite(cheapest), cheapest, 0.0)[:, None])

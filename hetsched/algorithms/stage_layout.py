@@ -40,16 +40,23 @@ class StageLayout:
     """An instance: which of n devices stand in which of `num_groups` ordered groups of `group_size`.
 
     within, between: (n, n), from row to column, diagonals unused; n may exceed num_groups · group_size.
+    kinds: (n,), numbers of what the matrices do not show of devices, where it matters to the caller.
     A search works on classes (`class_of`) and keys; `expand` turns its groups of classes into groups of devices.
     """
 
     def __init__(
-        self, within: Floats, between: Floats, num_groups: int, group_size: int, weights: Weights | None = None
+        self,
+        within: Floats,
+        between: Floats,
+        num_groups: int,
+        group_size: int,
+        weights: Weights | None = None,
+        kinds: Sequence[int] | None = None,
     ) -> None:
         self.within, self.between = within, between
         self.num_groups, self.group_size = num_groups, group_size
         self.weights = weights or Weights()
-        self.class_of = device_classes(within, between)
+        self.class_of = device_classes(within, between, kinds=kinds)
         self.members_of = [np.flatnonzero(self.class_of == c).tolist() for c in range(int(self.class_of.max()) + 1)]
         self._bits = len(within).bit_length()
         self._class_within = self._per_class(within).tolist()
@@ -236,14 +243,18 @@ def _shift(
     return moved
 
 
-def device_classes(*matrices: Floats) -> NDArray[np.intp]:
-    """(n,): equal numbers for devices that no (n, n) matrix tells apart: exchanging the two changes none of them."""
+def device_classes(*matrices: Floats, kinds: Sequence[int] | None = None) -> NDArray[np.intp]:
+    """(n,): equal numbers for devices that no (n, n) matrix tells apart: exchanging the two changes none of them.
+
+    kinds: (n,), where devices of different kinds are never alike.
+    """
     size = len(matrices[0])
     found = np.full(size, -1, dtype=np.intp)
     first: list[int] = []
     for device in range(size):
         for number, other in enumerate(first):
-            if all(_alike(matrix, device, other) for matrix in matrices):
+            same_kind = kinds is None or kinds[device] == kinds[other]
+            if same_kind and all(_alike(matrix, device, other) for matrix in matrices):
                 found[device] = number
                 break
         else:

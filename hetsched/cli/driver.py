@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from hetsched.budget import within_budget
 from hetsched.cli.output import ProgressLine
 from hetsched.cost.base import CostModel
-from hetsched.errors import InfeasibleError
+from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.finish import Baseline, run_baseline, stop_rule
 from hetsched.problem import Problem
 from hetsched.search import Result, solve
@@ -34,7 +34,11 @@ def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | Non
     clusters = [problem.cluster] if usd_per_hour is None else within_budget(problem.cluster, usd_per_hour)
     failed: InfeasibleError | None = None
     for cluster in clusters:
-        part = problem if cluster is problem.cluster else replace(problem, cluster=cluster)
+        try:
+            part = problem if cluster is problem.cluster else replace(problem, cluster=cluster)
+        except HetschedError as error:  # too few nodes for the grid that was asked for
+            failed = failed or InfeasibleError(error.message, error.hint)
+            continue
         with ProgressLine(settings.solver, settings.quiet) as watch:
             try:
                 result = solve(

@@ -70,5 +70,6 @@ def stage_bytes(
     if depth > 1:
         total += 4 * between  # a message on its way in and out, each way
     if stage.layers[1] == model.num_layers:
-        total += logits_bytes(model, job) / stage.tensor_parallel
+        kept_logits = FP32_BYTES * job.micro_batch * job.seq_len * model.vocab_size  # the loss is part of the forward
+        total += (logits_bytes(model, job) + (flying - 1) * kept_logits) / stage.tensor_parallel
     return int(total) + RESERVE_BYTES

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from hetsched.cluster import Cluster, Device
-from hetsched.cost.traffic import block_groups, gradient_bytes, hop_bytes
+from hetsched.cost.traffic import gradient_bytes, gradient_groups, hop_bytes
 from hetsched.plan import Plan
 from hetsched.units import BYTES_PER_GB, SECONDS_PER_HOUR
 
@@ -30,13 +30,9 @@ def egress_usd(cluster: Cluster, plan: Plan) -> float:
         for here, there in pairwise(devices):
             usd += pipeline.micro_batches * forward * _usd_per_byte(cluster, here, there)
             usd += pipeline.micro_batches * backward * _usd_per_byte(cluster, there, here)
-    if len(plan.pipelines) == 1:
-        return usd
-    for group in block_groups(plan):
+    for group in gradient_groups(plan):
         devices = [cluster.device(plan.pipelines[p].stages[s].devices[0]) for p, s in group.members]
-        bits = plan.options.compression.grad_bits
-        size = gradient_bytes(plan.model, group.layers, plan.workload.dtype_bytes, bits)
-        sent = 2 * (len(devices) - 1) / len(devices) * size
+        sent = 2 * (len(devices) - 1) / len(devices) * gradient_bytes(plan, group)
         for here, there in zip(devices, [*devices[1:], devices[0]], strict=True):
             usd += sent * _usd_per_byte(cluster, here, there)
     return usd

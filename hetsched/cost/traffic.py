@@ -1,51 +1,65 @@
 """Who sends how many bytes: activations between stages, gradients between the pipelines that train a block."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cost.memory import hidden_bytes
-from hetsched.model import ModelSpec
-from hetsched.plan import Plan
+from hetsched.plan import Layers, Plan
 
 FULL_BITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class BlockGroup:
-    """Consecutive blocks whose gradients the same stages reduce together, one stage of each pipeline."""
+class GradientGroup:
+    """Parameters whose gradients the same stages reduce together.
 
-    layers: tuple[int, int]
-    members: tuple[tuple[int, int], ...]  # (pipeline, stage) positions
+    layers: the blocks, or None for the tied embedding; members: (pipeline, stage) positions, in rank order.
+    """
+
+    layers: Layers | None
+    members: tuple[tuple[int, int], ...]
+    parameters: int
 
 
 def hop_bytes(plan: Plan) -> tuple[float, float]:
     """Bytes of one micro-batch's activations between two stages, and of their gradients on the way back."""
-    bits, size = plan.options.compression, hidden_bytes(plan.model, plan.workload)
-    return compressed_bytes(size, bits.activation_bits), compressed_bytes(size, bits.activation_grad_bits)
+    bits, wide = plan.options.compression, plan.workload.dtype_bytes
+    size = hidden_bytes(plan.model, plan.workload)
+    return compressed_bytes(size, wide, bits.activation_bits), compressed_bytes(size, wide, bits.activation_grad_bits)
 
 
-def block_groups(plan: Plan) -> list[BlockGroup]:
-    """The data-parallel groups, in the order of their blocks: cut wherever any pipeline's stages are cut."""
+def gradient_groups(plan: Plan) -> list[GradientGroup]:
+    """Who reduces what with whom, in the executor's order: the last blocks first, a tied embedding last.
+
+    Groups are cut wherever any pipeline's stages are cut, and there is one stage of each pipeline in a group. The
+    embedding and the head go with the blocks beside them; a tied embedding stands on the first and the last stage of
+    every pipeline, and all of these reduce it together.
+    """
+    model = plan.model
     cuts = sorted({bound for _, _, stage in plan.stages for bound in stage.layers})
-    held = [
-        {layer: s for s, stage in enumerate(pipeline.stages) for layer in range(*stage.layers)}
-        for pipeline in plan.pipelines
-    ]
-    groups: list[BlockGroup] = []
-    for layers in pairwise(cuts):
-        members = tuple((p, of_layer[layers[0]]) for p, of_layer in enumerate(held))
-        if groups and groups[-1].members == members:
-            groups[-1] = BlockGroup((groups[-1].layers[0], layers[1]), members)
-        else:
-            groups.append(BlockGroup(layers, members))
-    return groups
+    ends = [[stage.layers[1] for stage in pipeline.stages] for pipeline in plan.pipelines]
+    table = model.tied_parameters
+    groups = []
+    for first, last in reversed(list(pairwise(cuts))):
+        parameters = (last - first) * model.block_parameters
+        parameters += model.embedding_parameters - table if first == 0 else 0
+        parameters += model.head_parameters if last == model.num_layers else 0
+        members = tuple((p, bisect_right(bounds, first)) for p, bounds in enumerate(ends))
+        groups.append(GradientGroup((first, last), members, parameters))
+    if table:
+        last_stages = [len(pipeline.stages) - 1 for pipeline in plan.pipelines]
+        tied = [(p, s) for p, last in enumerate(last_stages) for s in dict.fromkeys((0, last))]
+        groups.append(GradientGroup(None, tuple(tied), table))
+    return [group for group in groups if len(group.members) > 1]
 
 
-def gradient_bytes(model: ModelSpec, layers: tuple[int, int], dtype_bytes: int, bits: int) -> float:
-    """Bytes of the gradients of these blocks, embedding and head included where they live."""
-    return compressed_bytes(model.stage_parameters(layers) * dtype_bytes, bits)
+def gradient_bytes(plan: Plan, group: GradientGroup) -> float:
+    """Bytes of a group's gradients on the wire."""
+    wide = plan.workload.dtype_bytes
+    return compressed_bytes(float(group.parameters * wide), wide, plan.options.compression.grad_bits)
 
 
-def compressed_bytes(size_bytes: float, bits: int) -> float:
-    """What `bits` an element leave of a message of 16-bit elements; of wider ones the same share."""
-    return size_bytes * bits / FULL_BITS
+def compressed_bytes(size_bytes: float, element_bytes: int, bits: int) -> float:
+    """What is left of a message at `bits` an element; 16 means that it is not compressed."""
+    return size_bytes if bits == FULL_BITS else size_bytes * bits / (8 * element_bytes)

@@ -1,8 +1,8 @@
 """The default cost model, `roofline`: one training iteration of data- and pipeline-parallel replicas.
 
 Each pipeline's schedule is played exactly (`schedule.py`). When a device has done its last backward it all-reduces the
-gradients of its blocks, group by group in the order of the blocks, each group's members waiting for one another; then
-it takes its optimiser step. The iteration ends with the last device.
+gradients of its blocks, group by group in the executor's order, each group's members waiting for one another: started
+together they would share the same links. Then it takes its optimiser step. The iteration ends with the last device.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from hetsched.cost.memory import stage_bytes
 from hetsched.cost.money import plan_usd_per_hour
 from hetsched.cost.network import ring_all_reduce_s
 from hetsched.cost.schedule import Hop, play
-from hetsched.cost.traffic import block_groups, gradient_bytes, hop_bytes
+from hetsched.cost.traffic import gradient_bytes, gradient_groups, hop_bytes
 from hetsched.errors import HetschedError
 from hetsched.plan import Pipeline, Plan, Stage
 
 MEMORY_FRACTION = 0.92
+GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Roofline:
                 f"the roofline model does not price this plan: {reason}", hint="give each stage one device"
             )
         works = _works(cluster, plan)
+        if plan.options.zero == GATHERED_WEIGHTS:
+            works = _with_gathers(cluster, plan, works)
         ends = [
             play(plan.options.schedule, work, hops(cluster, plan, pipeline), pipeline.micro_batches)
             for pipeline, work in zip(plan.pipelines, works, strict=True)
@@ -139,6 +142,21 @@ def _works(cluster: Cluster, plan: Plan) -> list[list[StageWork]]:
     ]
 
 
+def _with_gathers(cluster: Cluster, plan: Plan, works: list[list[StageWork]]) -> list[list[StageWork]]:
+    """ZeRO 3: each pass of each micro-batch first gathers the stage's weights, half an all-reduce."""
+    gather_s = [[0.0] * len(pipeline.stages) for pipeline in plan.pipelines]
+    for group in gradient_groups(plan):
+        devices = [cluster.index_of[plan.pipelines[p].stages[s].devices[0]] for p, s in group.members]
+        size = float(group.parameters * plan.workload.dtype_bytes)
+        seconds = ring_all_reduce_s(size, *cluster.links(devices, devices)) / 2
+        for p, s in group.members:
+            gather_s[p][s] += seconds
+    return [
+        [StageWork(work.forward_s + gather, work.backward_s + gather) for work, gather in zip(*pair, strict=True)]
+        for pair in zip(works, gather_s, strict=True)
+    ]
+
+
 def _updated_parameters(plan: Plan, stage: Stage) -> float:
     shards = len(plan.pipelines) if plan.options.zero else 1
     return plan.model.stage_parameters(stage.layers) / shards
@@ -146,14 +164,10 @@ def _updated_parameters(plan: Plan, stage: Stage) -> float:
 
 def _after_all_reduce(cluster: Cluster, plan: Plan, ends: list[list[float]]) -> list[list[float]]:
     """When each stage has its reduced gradients; a stage reduces one group at a time."""
-    if len(plan.pipelines) == 1:
-        return ends
     free = [list(times) for times in ends]
-    model, job, options = plan.model, plan.workload, plan.options
-    for group in block_groups(plan):
+    for group in gradient_groups(plan):
         devices = [cluster.index_of[plan.pipelines[p].stages[s].devices[0]] for p, s in group.members]
-        size = gradient_bytes(model, group.layers, job.dtype_bytes, options.compression.grad_bits)
-        seconds = ring_all_reduce_s(size, *cluster.links(devices, devices))
+        seconds = ring_all_reduce_s(gradient_bytes(plan, group), *cluster.links(devices, devices))
         end = max(free[p][s] for p, s in group.members) + seconds
         for p, s in group.members:
             free[p][s] = end
@@ -169,8 +183,9 @@ def _breakdown(
 ) -> dict[str, float]:
     """Seconds by cause along the pipeline that ends its backwards last; the parts add up to the iteration.
 
-    compute: its busiest stage; bubble: what the schedule adds with free links; pipeline_parallel: what the links add;
-    data_parallel: from there until the last gradient is reduced; optimizer: the rest.
+    compute: its busiest stage, ZeRO 3's gathers with it; bubble: what the schedule adds with free links;
+    pipeline_parallel: what the links add; data_parallel: from there until the last gradient is reduced; optimizer: the
+    rest.
     """
     slowest = int(np.argmax([max(times) for times in ends]))
     pipeline, work = plan.pipelines[slowest], works[slowest]

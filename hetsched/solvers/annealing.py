@@ -19,6 +19,7 @@ from hetsched.solvers.layouts import GridSearch, grid_search
 
 WARM = (0.01, 0.04)  # shares, as in `Annealing`: enough to leave a good layout, not enough to forget it
 WARM_END = 0.001
+HOTTER = 10.0  # every other cooling starts so much hotter: small layouts have deep valleys
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,16 @@ class Annealing:
 
     def walk(self, grid: GridSearch, rng: np.random.Generator) -> Iterator[Candidate]:
         """The coolings of one grid, for ever; yields the best layout of each cooling so far, piece by piece."""
-        pieces = self.first_pieces
+        pieces, hot = self.first_pieces, self.hot
         while True:
             walk = Walk(grid.layout, random_groups(grid.layout, rng))
             scale_s = walk.cost / 2 / grid.layout.num_groups
-            temperatures = scale_s * np.geomspace(self.hot, self.cold, pieces + 1)
+            temperatures = scale_s * np.geomspace(hot, self.cold, pieces + 1)
             for hot_s, cold_s in pairwise(temperatures):
                 walk.run(rng, self.moves(grid), float(hot_s), float(cold_s))
                 yield grid.candidate(walk.best)
             pieces *= 2
+            hot = HOTTER * self.hot if hot == self.hot else self.hot
 
     def warm(self, grid: GridSearch, start: Groups, rng: np.random.Generator) -> Candidate:
         """The best layout that one warming of `start`, a piece long, comes by; how warm is drawn anew each time."""

@@ -26,6 +26,7 @@ from hetsched.solvers.megatron import Megatron, rank_orders
 
 Shape = tuple[int, int]
 MOST_COUNTS = 8
+USUAL_DEVICES = 64
 MOST_FROM_RANDOM = 128  # devices; beyond, what starts from random layouts is too slow to reach the good starts
 
 
@@ -49,7 +50,8 @@ class Auto:
     def steps(self, problem: Problem) -> int:
         """All starts, then `rounds` rounds of a grid."""
         starts = Megatron().steps(problem) + sum(1 for _ in start_grids(problem))
-        return starts + self.rounds * (3 + self.pieces + self.children)
+        rounds = self.rounds * max(1, USUAL_DEVICES // len(problem.cluster.devices))  # small problems are quick
+        return starts + rounds * (3 + self.pieces + self.children)
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         """Starts, then rounds for ever."""
@@ -92,7 +94,7 @@ class _Field:
         start = grid_of(problem.cluster, best.plan)
         classes = self.grid.classes_of(start)
         yield self.auto.annealing.warm(self.grid, classes, self.rng)
-        small = len(best.cost.memory_bytes) <= MOST_FROM_RANDOM
+        small = self.grid.layout.num_groups * self.grid.layout.group_size <= MOST_FROM_RANDOM
         for _ in range(self.auto.pieces):
             yield next(self.walk) if small else self.auto.annealing.warm(self.grid, classes, self.rng)
         for _ in range(self.auto.children if small else 0):

@@ -160,7 +160,7 @@ def split_layers(
 ) -> tuple[Layers, ...]:
     """The split of least largest stage time that fits the devices' memory; the evenest where none fits."""
     depth, blocks = len(gpus), model.num_layers
-    whole = [stage_work(gpu, model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 2 else None
+    whole = [stage_work(gpu, model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 3 else None
     if depth == 1 or whole is None:
         return even_split(blocks, depth)
     item = np.array([[work.forward_s + work.backward_s] * blocks for work in whole])

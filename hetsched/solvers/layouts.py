@@ -56,7 +56,11 @@ class GridSearch:
 
 
 def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) -> GridSearch:
-    """The layout of a grid in the cost model's own terms; open options as they suit devices in inventory order."""
+    """The layout of a grid, with the open options as they suit devices in inventory order.
+
+    For `dtfm` its cost is the price; for other models it stands in for it (all-reduces as DT-FM counts them, hops as
+    they delay a pipeline), and candidates are priced by the model.
+    """
     order = np.arange(replicas * stages).reshape(stages, replicas).tolist()
     variant = settle(problem, model, order)[1]
     job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
@@ -71,7 +75,10 @@ def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) 
         c_pp = hidden_bytes(problem.model, job) / BYTES_PER_GB
         weights = _pipelined(problem, job, variant, stages, replicas)
     within = within_cost_s(latency, bandwidth, c_dp, replicas)
-    layout = StageLayout(within, between_cost_s(latency, bandwidth, c_pp), stages, replicas, weights)
+    gpus = [device.gpu for device in problem.cluster.devices]
+    numbers = {gpu: number for number, gpu in enumerate(dict.fromkeys(gpus))}
+    kinds = None if model.name == LAYOUT_MODEL else [numbers[gpu] for gpu in gpus]
+    layout = StageLayout(within, between_cost_s(latency, bandwidth, c_pp), stages, replicas, weights, kinds)
     return GridSearch(problem, model, layout, variant)
 
 

@@ -15,7 +15,7 @@ from hetsched.cost import COST_MODELS
 from hetsched.cost.compute import optimizer_s, stage_work
 from hetsched.cost.memory import RESERVE_BYTES, in_flight
 from hetsched.cost.network import ring_all_reduce_s, send_s
-from hetsched.cost.traffic import block_groups
+from hetsched.cost.traffic import gradient_groups
 from hetsched.cost.training import Roofline, hops, memory_bytes
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
@@ -59,10 +59,51 @@ def test_the_breakdown_adds_up(random_cluster: MakeCluster, random_plan: MakePla
     assert min(cost.breakdown_s.values()) >= -1e-9 * cost.iteration_s
 
 
+Ring = tuple[list[tuple[int, int]], int]  # (pipeline, stage) of its members, and parameters
+
+
+def plain_rings(plan: Plan) -> list[Ring]:
+    """Who reduces how many parameters with whom: block by block, the last first, and a tied embedding last."""
+    model = plan.model
+    by_members: dict[tuple[int, ...], list[int]] = {}
+    for block in range(model.num_layers):
+        holders = tuple(
+            next(s for s, stage in enumerate(pipeline.stages) if stage.layers[0] <= block < stage.layers[1])
+            for pipeline in plan.pipelines
+        )
+        by_members.setdefault(holders, []).append(block)
+    shared = model.vocab_size * model.hidden_size if model.tied_embeddings else 0
+    rings: list[Ring] = []
+    for holders, blocks in reversed(by_members.items()):
+        parameters = model.stage_parameters((blocks[0], blocks[-1] + 1))
+        parameters -= shared if 0 in blocks or model.num_layers - 1 in blocks else 0
+        rings.append((list(enumerate(holders)), parameters))
+    if shared:
+        both = [(p, s) for p, pipeline in enumerate(plan.pipelines) for s in sorted({0, len(pipeline.stages) - 1})]
+        rings.append((both, shared))
+    return rings
+
+
+def plain_ring_s(cluster: Cluster, plan: Plan, ring: list[tuple[int, int]], size: float) -> float:
+    """An all-reduce: 2 (n - 1) steps, each as slow as the slowest link."""
+    names = [plan.pipelines[p].stages[s].devices[0] for p, s in ring]
+    step = 0.0
+    for here, there in zip(names, names[1:] + names[:1], strict=True):
+        link = cluster.link(cluster.index_of[here], cluster.index_of[there])
+        step = max(step, link.latency_s + size / len(ring) / link.bandwidth_bytes_per_s)
+    return 2 * (len(ring) - 1) * step
+
+
 def plain_iteration(cluster: Cluster, plan: Plan) -> float:
     """The iteration of pipelines that do one micro-batch each: no stage ever waits for another micro-batch."""
     job, model, bits = plan.workload, plan.model, plan.options.compression
     message = job.micro_batch * job.seq_len * model.hidden_size * 2
+    rings = plain_rings(plan)
+    gather: dict[tuple[int, int], float] = {}
+    if plan.options.zero == 3:  # weights come before each pass: half an all-reduce
+        for ring, parameters in rings:
+            for place in ring:
+                gather[place] = gather.get(place, 0.0) + plain_ring_s(cluster, plan, ring, parameters * 2) / 2
     free: dict[tuple[int, int], float] = {}
     for p, pipeline in enumerate(plan.pipelines):
         devices = [cluster.device(stage.devices[0]) for stage in pipeline.stages]
@@ -71,36 +112,21 @@ def plain_iteration(cluster: Cluster, plan: Plan) -> float:
             stage_work(device.gpu, model, job, stage.layers, plan.options.recompute)
             for device, stage in zip(devices, pipeline.stages, strict=True)
         ]
-        time = sum(work.forward_s for work in works)
+        time = sum(work.forward_s + gather.get((p, s), 0.0) for s, work in enumerate(works))
         for a, b in pairwise(places):
             link = cluster.link(a, b)
             time += link.latency_s + message * bits.activation_bits / 16 / link.bandwidth_bytes_per_s
         for s in reversed(range(len(works))):
-            time += works[s].backward_s
+            time += works[s].backward_s + gather.get((p, s), 0.0)
             free[p, s] = time
             if s:
                 link = cluster.link(places[s], places[s - 1])
                 time += link.latency_s + message * bits.activation_grad_bits / 16 / link.bandwidth_bytes_per_s
-    replicas = len(plan.pipelines)
-    by_members: dict[tuple[int, ...], list[int]] = {}
-    for block in range(model.num_layers):
-        holders = tuple(
-            next(s for s, stage in enumerate(pipeline.stages) if stage.layers[0] <= block < stage.layers[1])
-            for pipeline in plan.pipelines
-        )
-        by_members.setdefault(holders, []).append(block)
-    for holders, blocks in by_members.items():
-        if replicas == 1:
-            break
-        names = [pipeline.stages[s].devices[0] for pipeline, s in zip(plan.pipelines, holders, strict=True)]
-        size = model.stage_parameters((blocks[0], blocks[-1] + 1)) * 2 * bits.grad_bits / 16
-        step = 0.0
-        for here, there in zip(names, names[1:] + names[:1], strict=True):
-            link = cluster.link(cluster.index_of[here], cluster.index_of[there])
-            step = max(step, link.latency_s + size / replicas / link.bandwidth_bytes_per_s)
-        end = max(free[p, s] for p, s in enumerate(holders)) + 2 * (replicas - 1) * step
-        free.update(dict.fromkeys(enumerate(holders), end))
-    shards = replicas if plan.options.zero else 1
+    for ring, parameters in rings:
+        seconds = plain_ring_s(cluster, plan, ring, parameters * 2 * bits.grad_bits / 16)
+        end = max(free[place] for place in ring) + seconds
+        free.update(dict.fromkeys(ring, end))
+    shards = len(plan.pipelines) if plan.options.zero else 1
     return max(
         time
         + optimizer_s(
@@ -175,15 +201,17 @@ def test_hops_go_from_stage_to_stage_and_back(random_cluster: MakeCluster) -> No
 
 @settings(deadline=None, max_examples=60)
 @given(seed=SEEDS)
-def test_block_groups_hold_each_block_where_it_stands(
+def test_gradient_groups_hold_each_block_where_it_stands(
     random_cluster: MakeCluster, random_plan: MakePlan, seed: int
 ) -> None:
     cluster = random_cluster(seed, (3, 4, 2))
     plan = random_plan(seed, cluster)
-    groups = block_groups(plan)
-    assert [block for group in groups for block in range(*group.layers)] == list(range(12))
-    for group in groups:
-        for block in range(*group.layers):
+    groups = gradient_groups(plan)
+    of_blocks = [(group, group.layers) for group in groups if group.layers is not None]
+    blocks = [block for _, layers in of_blocks for block in reversed(range(*layers))]
+    assert blocks == (list(reversed(range(12))) if len(plan.pipelines) > 1 else [])
+    for group, layers in of_blocks:
+        for block in range(*layers):
             holders = [
                 (p, s)
                 for p, pipeline in enumerate(plan.pipelines)
@@ -191,7 +219,11 @@ def test_block_groups_hold_each_block_where_it_stands(
                 if block in range(*stage.layers)
             ]
             assert list(group.members) == holders
-    assert all(before.members != after.members for before, after in pairwise(groups))
+    tied = [group for group in groups if group.layers is None]
+    ends = {(p, s) for p, pipeline in enumerate(plan.pipelines) for s in (0, len(pipeline.stages) - 1)}
+    assert [set(group.members) for group in tied] == ([ends] if plan.model.tied_embeddings and len(ends) > 1 else [])
+    if len(plan.pipelines) > 1:
+        assert sum(group.parameters for group in groups) == plan.model.parameters
 
 
 # ---- compute
@@ -236,7 +268,8 @@ def test_memory_of_one_device_by_hand() -> None:
     logits = 1024 * 50257 * (2 + 4 + 4)
     assert memory_bytes(plan) == {"n0/0": states + 12 * block + logits + RESERVE_BYTES}
     gpipe = replace(plan, options=Options(schedule="gpipe"))
-    assert memory_bytes(gpipe)["n0/0"] - memory_bytes(plan)["n0/0"] == 2 * 12 * block
+    log_softmax = 1024 * 50257 * 4  # in fp32, of each micro-batch whose loss is known and whose backward is to come
+    assert memory_bytes(gpipe)["n0/0"] - memory_bytes(plan)["n0/0"] == 2 * (12 * block + log_softmax)
     recompute = replace(plan, options=Options(recompute=True))
     saved = 12 * block - (12 * 1024 * 768 * 2 + block)
     assert memory_bytes(plan)["n0/0"] - memory_bytes(recompute)["n0/0"] == saved

@@ -180,7 +180,7 @@ def test_better_hardware_is_seen(
     for seed in range(20):
         cluster, plan, priced_by = instance(random_cluster, random_plan, seed, model, (4, 2))
         after = priced_by.price(better(np.random.default_rng(seed), cluster), plan)
-        gained += after.iteration_s < priced_by.price(cluster, plan).iteration_s * 0.9999
+        gained += after.iteration_s < priced_by.price(cluster, plan).iteration_s * (1 - 1e-9)
     assert gained > 10
 
 
