@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetsched.errors import HetschedError
+from hetsched.units import BYTES_PER_S_PER_GBPS, SECONDS_PER_MS
+
+SLOWEST_BYTES_PER_S, FASTEST_BYTES_PER_S, LONGEST_LATENCY_S = 1e2, 1e15, 1e3  # beyond, a unit must be wrong
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -120,6 +123,14 @@ class Cluster:
             raise HetschedError(
                 f"cluster {self.name}: no usable bandwidth and latency {where}",
                 hint="give it in `network` (inside_node, inside_region, between_regions) or in a matrix file",
+            )
+        slow = (bandwidth < SLOWEST_BYTES_PER_S) | (bandwidth > FASTEST_BYTES_PER_S) | (latency > LONGEST_LATENCY_S)
+        if (needed & slow).any():
+            i, j = (int(x[0]) for x in np.nonzero(needed & slow))
+            raise HetschedError(
+                f"cluster {self.name}: from {self.nodes[i].name} to {self.nodes[j].name} there are "
+                f"{bandwidth[i, j] / BYTES_PER_S_PER_GBPS:.3g} Gbit/s and {latency[i, j] / SECONDS_PER_MS:.3g} ms",
+                hint="no link is like that: check the units of the file or matrix it is from",
             )
 
     @cached_property

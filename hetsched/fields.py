@@ -8,6 +8,8 @@ from typing import Any
 
 from hetsched.errors import HetschedError, HetschedWarning
 
+LARGEST = 1e12  # no figure in a file is larger in the unit the file uses
+
 
 class Fields:
     """A mapping read from a file and where it stood, e.g. `Fields(node, "tokyo.yaml: nodes[2]")`.
@@ -41,6 +43,8 @@ class Fields:
         if key not in self:
             near = get_close_matches(key, [str(k) for k in self.data], n=1)
             hint = f"`{near[0]}` is there: is it meant?" if near else f"add `{key}: ...`"
+            if key in self.data:
+                raise HetschedError(f"{self.at(key)} is empty, expected a value", hint="give one, or remove the key")
             raise HetschedError(f"{self.where}: `{key}` is missing", hint=hint)
         return self.data[key]
 
@@ -70,9 +74,15 @@ class Fields:
         return value
 
     def number(
-        self, key: str, default: float | None = None, *, minimum: float = 0.0, above: float | None = None
+        self,
+        key: str,
+        default: float | None = None,
+        *,
+        minimum: float = 0.0,
+        above: float | None = None,
+        maximum: float = LARGEST,
     ) -> float:
-        """A finite number, at least `minimum`, or greater than `above` where that is given."""
+        """A finite number, at least `minimum`, or greater than `above` where that is given, and at most `maximum`."""
         if default is not None and key not in self:
             return default
         value = self.raw(key)
@@ -85,6 +95,10 @@ class Fields:
             raise HetschedError(f"{self.at(key)} is {value}, expected a number greater than {above:g}")
         if above is None and value < minimum:
             raise HetschedError(f"{self.at(key)} is {value}, expected at least {minimum:g}")
+        if value > maximum:
+            raise HetschedError(
+                f"{self.at(key)} is {describe(value)}, expected at most {maximum:g}", hint="is the unit right?"
+            )
         return float(value)
 
     def integer(self, key: str, default: int | None = None, *, minimum: int = 1, maximum: int | None = None) -> int:

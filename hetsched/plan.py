@@ -13,6 +13,7 @@ from hetsched.workload import TrainingJob
 
 FORMAT = "hetsched-plan/1"
 SCHEDULES = ("1f1b", "gpipe")
+LARGEST_BATCH = 1_000_000  # sequences in an iteration
 
 Layers = tuple[int, int]
 Kind = Literal["train", "serve"]
@@ -162,6 +163,13 @@ class Plan:
             )
 
     def _check_batch(self) -> None:
+        model = self.model
+        if model.positions == "learned" and self.workload.seq_len > model.max_positions:
+            raise HetschedError(
+                f"plan: sequences of {self.workload.seq_len} tokens, but {model.name} has positions for "
+                f"{model.max_positions}",
+                hint="shorten workload.seq_len",
+            )
         size, wanted = self.workload.micro_batch, self.workload.global_batch
         for pipeline in self.pipelines:
             if pipeline.micro_batches < 1:
@@ -270,8 +278,8 @@ def check_format(source: Fields) -> None:
 
 def _workload(source: Fields, model: ModelSpec) -> TrainingJob:
     job = TrainingJob(
-        global_batch=source.integer("global_batch"),
-        seq_len=source.integer("seq_len", min(model.max_positions, 4096)),
+        global_batch=source.integer("global_batch", maximum=LARGEST_BATCH),
+        seq_len=source.integer("seq_len", min(model.max_positions, 4096), maximum=10**7),
         micro_batch=source.integer("micro_batch", 1),
         dtype=source.text("dtype", "bf16"),
     )
@@ -283,7 +291,7 @@ def _pipeline(source: Fields, number: int) -> Pipeline:
     pipeline = Pipeline(
         name=source.text("name", f"p{number}"),
         role=source.choice("role", ("train",), "train"),
-        micro_batches=source.integer("micro_batches"),
+        micro_batches=source.integer("micro_batches", maximum=LARGEST_BATCH),
         stages=tuple(_stage(item) for item in source.children("stages")),
     )
     source.finish()

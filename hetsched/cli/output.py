@@ -1,6 +1,7 @@
 """How commands print and where they write: stdout for results, stderr for progress, files only when all went well."""
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -32,7 +33,16 @@ def say(text: str) -> None:
 
 def say_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, indent=1, allow_nan=False))
+    click.echo(json.dumps(_finite(document), indent=1, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """The same document with null for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def heading(text: str) -> str:

@@ -29,7 +29,10 @@ POSITIVE = click.IntRange(1)
 @click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN", help="Write the plan there, as JSON.")
 @click.option(
-    "--global-batch", type=POSITIVE, metavar="N", help=f"Sequences in an iteration.  [default: {GLOBAL_BATCH}]"
+    "--global-batch",
+    type=click.IntRange(1, 10**6),
+    metavar="N",
+    help=f"Sequences in an iteration.  [default: {GLOBAL_BATCH}]",
 )
 @click.option("--micro-batch", type=POSITIVE, metavar="N", help="Sequences at a time; searched otherwise.")
 @click.option(

@@ -106,6 +106,8 @@ def run(
     lines = not (as_json or quiet)
     if lines:
         say(_announcement(plan, played))
+    if lines and check:
+        say("checked in fp32, over 3 steps or more, at a learning rate of at most 1e-4")
 
     def on_step(step: "StepReport") -> None:
         if lines:

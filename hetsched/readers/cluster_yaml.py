@@ -114,16 +114,17 @@ class _NodeReader:
         kind = source.text("kind").strip()
         known = known_gpu(kind)
         if known is None:
-            half = source.number("tflops", above=0.0) * FLOPS_PER_TFLOPS
+            half = source.number("tflops", above=0.0, maximum=1e6) * FLOPS_PER_TFLOPS
             if "tflops_fp32" not in source:
                 note = f"{kind}: tflops_fp32 taken as an eighth of tflops, for it is not stated"
                 self.notes += [note] if note not in self.notes else []
             known = Gpu(
                 kind=kind,
-                memory_bytes=round(source.number("memory_gib", above=0.0) * BYTES_PER_GIB),
+                memory_bytes=round(source.number("memory_gib", above=0.0, maximum=1e6) * BYTES_PER_GIB),
                 half_flops_per_s=half,
                 single_flops_per_s=half * SINGLE_SHARE,
-                memory_bytes_per_s=source.number("memory_gbytes_per_s", above=0.0) * BYTES_PER_S_PER_GBYTES,
+                memory_bytes_per_s=source.number("memory_gbytes_per_s", above=0.0, maximum=1e6)
+                * BYTES_PER_S_PER_GBYTES,
             )
         stated: dict[str, Any] = {}
         for key, field, unit in (
@@ -133,7 +134,7 @@ class _NodeReader:
             ("memory_gbytes_per_s", "memory_bytes_per_s", BYTES_PER_S_PER_GBYTES),
         ):
             if key in source:
-                stated[field] = source.number(key, above=0.0) * unit
+                stated[field] = source.number(key, above=0.0, maximum=1e6) * unit
         if "memory_bytes" in stated:
             stated["memory_bytes"] = round(stated["memory_bytes"])
         if "efficiency" in source:

@@ -25,8 +25,8 @@ Answer = tuple[float, float]  # bandwidth in bytes/s and latency in s, NaN where
 
 def link_answer(source: Fields) -> Answer:
     """`bandwidth_gbps` and `latency_ms` of one link; one of the two may be left to another source of answers."""
-    bandwidth = source.number("bandwidth_gbps", math.nan, above=0.0) * BYTES_PER_S_PER_GBPS
-    latency = source.number("latency_ms", math.nan) * SECONDS_PER_MS
+    bandwidth = source.number("bandwidth_gbps", math.nan, above=0.0, maximum=1e6) * BYTES_PER_S_PER_GBPS
+    latency = source.number("latency_ms", math.nan, maximum=1e6) * SECONDS_PER_MS
     if math.isnan(bandwidth) and math.isnan(latency):
         source.raw("bandwidth_gbps")
     return bandwidth, latency

@@ -35,7 +35,7 @@ class Auto:
     """See the module. `grids` are searched at most; a round is a step of each way to search."""
 
     grids: int = 3
-    rounds: int = 7
+    rounds: int = 5
     pieces: int = 2
     children: int = 1
     annealing: Annealing = field(default_factory=Annealing)
