@@ -17,8 +17,9 @@ from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.layouts import GridSearch, grid_search
 
-WARM = (0.01, 0.04)  # shares, as in `Annealing`: enough to leave a good layout, not enough to forget it
+WARM = (0.01, 0.02)  # shares, as in `Annealing`: enough to leave a good layout, not enough to forget it
 WARM_END = 0.001
+SHORTER = 3  # than a piece: many short warmings got further than few long ones on 256 devices
 HOTTER = 10.0  # every other cooling starts so much hotter: small layouts have deep valleys
 
 
@@ -65,11 +66,11 @@ class Annealing:
             hot = HOTTER * self.hot if hot == self.hot else self.hot
 
     def warm(self, grid: GridSearch, start: Groups, rng: np.random.Generator) -> Candidate:
-        """The best layout that one warming of `start`, a piece long, comes by; how warm is drawn anew each time."""
+        """The best layout that one short warming of `start` comes by; how warm is drawn anew each time."""
         walk = Walk(grid.layout, start)
         scale_s = walk.cost / grid.layout.num_groups
         warmth = float(np.exp(rng.uniform(np.log(WARM[0]), np.log(WARM[1]))))
-        walk.run(rng, self.moves(grid), scale_s * warmth, scale_s * WARM_END)
+        walk.run(rng, self.moves(grid) // SHORTER, scale_s * warmth, scale_s * WARM_END)
         return grid.candidate(walk.best)
 
     def moves(self, grid: GridSearch) -> int:

@@ -27,6 +27,7 @@ from hetsched.solvers.megatron import Megatron, rank_orders
 Shape = tuple[int, int]
 MOST_COUNTS = 8
 USUAL_DEVICES = 64
+WARMINGS = 6  # in a round, where nothing starts from random layouts
 MOST_FROM_RANDOM = 128  # devices; beyond, what starts from random layouts is too slow to reach the good starts
 
 
@@ -91,14 +92,17 @@ class _Field:
     def round(self, best: Candidate) -> Iterator[Candidate]:
         """One step of each way to search."""
         problem, model = self.grid.problem, self.grid.model
-        start = grid_of(problem.cluster, best.plan)
-        classes = self.grid.classes_of(start)
-        yield self.auto.annealing.warm(self.grid, classes, self.rng)
         small = self.grid.layout.num_groups * self.grid.layout.group_size <= MOST_FROM_RANDOM
-        for _ in range(self.auto.pieces):
-            yield next(self.walk) if small else self.auto.annealing.warm(self.grid, classes, self.rng)
+        for _ in range(1 if small else WARMINGS):
+            start = grid_of(problem.cluster, best.plan)
+            warmed = self.auto.annealing.warm(self.grid, self.grid.classes_of(start), self.rng)
+            yield warmed
+            best = min(best, warmed, key=lambda candidate: candidate.cost.rank(problem.objective))
+        for _ in range(self.auto.pieces if small else 0):
+            yield next(self.walk)
         for _ in range(self.auto.children if small else 0):
             yield next(self.evolution)
+        start = grid_of(problem.cluster, best.plan)
         yield settle(problem, model, start)[0]
         if not self.grid.priced_by_layout:
             yield self.auto.exchange.improve(
