@@ -102,6 +102,11 @@ class Cluster:
             if times > 1:
                 raise HetschedError(f"cluster {self.name}: two nodes are named {name!r}", hint="give each its own name")
         for node in self.nodes:
+            if not node.name.isprintable() or not node.region.isprintable():
+                raise HetschedError(
+                    f"cluster {self.name}: the name {node.name!r} or its region has invisible characters",
+                    hint="use letters, digits and hyphens, as in a host name",
+                )
             if not node.gpus:
                 raise HetschedError(f"cluster {self.name}: node {node.name!r} has no GPUs", hint="remove it")
         self._check_network()

@@ -131,6 +131,10 @@ class Plan:
             if pipeline.name in names:
                 raise HetschedError(f"plan: two pipelines are named {pipeline.name!r}", hint="give each its own name")
             names.add(pipeline.name)
+            if not pipeline.name.isprintable():
+                raise HetschedError(
+                    f"plan: the pipeline name {pipeline.name!r} has invisible characters", hint="use letters and digits"
+                )
             self._check_layers(pipeline)
             for number, stage in enumerate(pipeline.stages):
                 where = f"pipeline {pipeline.name} stage {number}"
