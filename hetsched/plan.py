@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -263,10 +263,6 @@ class Plan:
             warnings.warn(f"{where}: routes mean nothing in a training plan", HetschedWarning, stacklevel=2)
         source.finish()
         return plan
-
-    def with_prediction(self, predicted: Mapping[str, Any]) -> "Plan":
-        """The same plan with what a cost model says of it."""
-        return replace(self, predicted=predicted)
 
 
 def check_format(source: Fields) -> None:

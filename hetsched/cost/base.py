@@ -44,7 +44,7 @@ class Cost:
     """Named numbers with units in the names.
 
     breakdown_s: seconds by cause; in `roofline` the parts add up to iteration_s. memory_bytes: by device.
-    mfu counts no recomputed FLOPs, hfu does. lower_bound_iteration_s is 0 where none is known.
+    mfu counts no recomputed FLOPs, hfu does.
     """
 
     iteration_s: float

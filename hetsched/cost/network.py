@@ -5,11 +5,6 @@ import numpy as np
 from hetsched.cluster import Floats
 
 
-def send_s(size_bytes: float, latency_s: float, bandwidth_bytes_per_s: float) -> float:
-    """One message over one link."""
-    return latency_s + size_bytes / bandwidth_bytes_per_s
-
-
 def ring_all_reduce_s(size_bytes: float, latency_s: Floats, bandwidth_bytes_per_s: Floats) -> float:
     """All-reduce over a ring in the order given: 2 (n - 1) steps of 1/n of the bytes, each as slow as the worst link.
 

@@ -11,7 +11,7 @@ from hetsched.cluster import Cluster, Gpu
 from hetsched.cost.base import CostModel
 from hetsched.cost.compute import stage_work
 from hetsched.cost.memory import RESERVE_BYTES, stage_bytes
-from hetsched.cost.published.dtfm import PUBLISHED_MODEL, published_messages_gigabytes
+from hetsched.cost.published.dtfm import paper_messages_gigabytes
 from hetsched.cost.training import MEMORY_FRACTION
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers, Options, Pipeline, Plan, Stage
@@ -49,7 +49,8 @@ def settle(
 ) -> tuple[Candidate, Variant]:
     """The best candidate on this grid over the open options, and which they were.
 
-    Memory is saved (ZeRO, then recompute) only as far as needed: saving costs time. With `even`, layers and batches
+    Memory is saved (ZeRO, then recompute) only as far as needed: recomputing costs time, and the executor does not
+    shard yet. With `even`, layers and batches
     are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
     """
     best: tuple[Candidate, Variant] | None = None
@@ -97,9 +98,7 @@ def grid_plan(
         variant.recompute,
         variant.zero,
         problem.choices.compression,
-        published_messages_gigabytes(replicas, stages)
-        if problem.choices.published_batch and model.name == PUBLISHED_MODEL
-        else None,
+        paper_messages_gigabytes(model, problem.choices.published_batch, replicas, stages),
     )
     gpus = [tuple(cluster.devices[row[k]].gpu for row in grid) for k in range(replicas)]
     share = -(-job.global_batch // (job.micro_batch * replicas))

@@ -10,10 +10,9 @@ from hetsched.cost.compute import stage_work
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.published.dtfm import (
     HOP_WEIGHT,
-    PUBLISHED_MODEL,
     between_cost_s,
     messages_gigabytes,
-    published_messages_gigabytes,
+    paper_messages_gigabytes,
     within_cost_s,
 )
 from hetsched.problem import Problem
@@ -69,8 +68,8 @@ def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) 
     c_dp, c_pp = messages_gigabytes(problem.model, job, replicas, stages)
     weights = Weights(hop=HOP_WEIGHT)
     if model.name == LAYOUT_MODEL:
-        if problem.choices.published_batch and problem.model.name == PUBLISHED_MODEL:
-            c_dp, c_pp = published_messages_gigabytes(replicas, stages)
+        paper = paper_messages_gigabytes(problem.model, problem.choices.published_batch, replicas, stages)
+        c_dp, c_pp = paper or (c_dp, c_pp)
     else:
         c_pp = hidden_bytes(problem.model, job) / BYTES_PER_GB
         weights = _pipelined(problem, job, variant, stages, replicas)

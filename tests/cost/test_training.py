@@ -14,7 +14,7 @@ from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost import COST_MODELS
 from hetsched.cost.compute import stage_work
 from hetsched.cost.memory import RESERVE_BYTES, in_flight
-from hetsched.cost.network import ring_all_reduce_s, send_s
+from hetsched.cost.network import ring_all_reduce_s
 from hetsched.cost.traffic import gradient_groups
 from hetsched.cost.training import Roofline, hops, memory_bytes
 from hetsched.errors import HetschedError
@@ -67,7 +67,6 @@ def test_a_ring_moves_an_nth_of_the_bytes_in_each_step() -> None:
     bandwidth[1, 0] = bandwidth[0, 2] = 1.0  # against the ring, and across it
     assert ring_all_reduce_s(1e9, np.zeros((4, 4)), bandwidth) == pytest.approx(6 * 0.5)
     assert ring_all_reduce_s(1e9, np.zeros((1, 1)), np.full((1, 1), np.inf)) == 0.0
-    assert send_s(1e6, 0.5, 2e6) == 1.0
 
 
 def test_the_ring_goes_round_the_pipelines_in_order() -> None:

@@ -196,7 +196,7 @@ def test_json_keeps_the_plan_and_its_price(
     if seed % 5 == 0:
         plan = replace(plan, options=replace(plan.options, dtfm_message_gigabytes=(0.65, 0.1)))
     cost = priced_by.price(cluster, plan)
-    plan = plan.with_prediction(cost.predicted())
+    plan = replace(plan, predicted=cost.predicted())
     back = Plan.from_json(json.loads(json.dumps(plan.to_json(), allow_nan=False)))
     assert back == plan
     assert priced_by.price(cluster, back) == cost

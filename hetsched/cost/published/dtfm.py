@@ -30,6 +30,14 @@ def published_messages_gigabytes(replicas: int, stages: int) -> tuple[float, flo
     return 5.2 / stages, 2024 * 2048 * 2 * (1e6 / 2048 / replicas) / 2**30
 
 
+def paper_messages_gigabytes(
+    model: ModelSpec, published_batch: bool, replicas: int, stages: int
+) -> tuple[float, float] | None:
+    """The paper's messages where the job is the paper's own: its model, and no other batch asked for; else None."""
+    own = published_batch and model.name == PUBLISHED_MODEL
+    return published_messages_gigabytes(replicas, stages) if own else None
+
+
 def messages_gigabytes(model: ModelSpec, job: TrainingJob, replicas: int, stages: int) -> tuple[float, float]:
     """The true messages: the mean stage's gradients, and the mean pipeline's activations in one iteration."""
     gradient = model.parameters * job.dtype_bytes / stages
