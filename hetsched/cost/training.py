@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hetsched.cluster import Cluster, Gpu
-from hetsched.cost.base import Cost, Violation
+from hetsched.cost.base import Assumptions, Cost, Violation
 from hetsched.cost.compute import StageWork, optimizer_s, stage_work
 from hetsched.cost.memory import stage_bytes
 from hetsched.cost.money import plan_usd_per_hour
@@ -30,6 +30,11 @@ class Roofline:
 
     memory_fraction: float = MEMORY_FRACTION
     name: str = "roofline"
+
+    @property
+    def assumes(self) -> Assumptions:
+        """Nothing."""
+        return Assumptions()
 
     def refuses(self, plan: Plan) -> str | None:
         """Tensor-parallel stages, so far."""
