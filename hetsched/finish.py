@@ -1,13 +1,14 @@
 """From a search's result to the plan that is written: its price, the baselines, and where it comes from."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hetsched import __version__
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, CostModel
-from hetsched.errors import InfeasibleError
+from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
 from hetsched.problem import Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
@@ -54,9 +55,10 @@ def run_baseline(
 
 def prediction(cluster: Cluster, plan: Plan, cost: Cost, others: Mapping[str, CostModel]) -> dict[str, Any]:
     """The plan file's `predicted` object, with what the other cost models say where they have a price for the plan."""
-    elsewhere = {
-        name: model.price(cluster, plan).iteration_s for name, model in others.items() if model.refuses(plan) is None
-    }
+    elsewhere = {}
+    for name, model in others.items():
+        with suppress(HetschedError):  # it has no place for plans of this shape on this cluster
+            elsewhere[name] = model.price(cluster, plan).iteration_s
     return {
         **cost.predicted(),
         "lower_bound_iteration_s": 0.0,

@@ -137,7 +137,7 @@ def plan_train(
     priced_by = COST_MODELS[cost_model](memory_fraction)
     settings = SearchSettings(solver, priced_by, seed, max_seconds, max_steps, quiet)
     problem, result = search(problem, settings, budget_usd_per_hour)
-    kept: dict[str, Any] = {"objective": objective, "memory_fraction": memory_fraction}
+    kept: dict[str, Any] = {"objective": objective, "memory_fraction": priced_by.memory_fraction}
     if budget_usd_per_hour is not None:
         kept["budget_usd_per_hour"] = budget_usd_per_hour
     plan = finished_plan(

@@ -114,6 +114,25 @@ class Cost:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Assumptions:
+    """What a cost model takes as given of every plan, so that a search need not look at anything else.
+
+    even_layers, even_batches: its stages, or its pipelines' batches, are equal. communication_only: it counts no
+    computing. schedule, recompute, zero: the only setting it knows, None where it tells settings apart.
+    """
+
+    even_layers: bool = False
+    even_batches: bool = False
+    communication_only: bool = False
+    schedule: str | None = None
+    recompute: bool | None = None
+    zero: int | None = None
+
+
+NOTHING_ASSUMED = Assumptions()
+
+
 class CostModel(Protocol):
     """Prices a plan on a cluster."""
 
@@ -125,6 +144,11 @@ class CostModel(Protocol):
     @property
     def memory_fraction(self) -> float:
         """The share of a device's memory that a plan may use."""
+        ...
+
+    @property
+    def assumes(self) -> Assumptions:
+        """What it takes as given of every plan."""
         ...
 
     def refuses(self, plan: Plan) -> str | None:

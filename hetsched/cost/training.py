@@ -12,7 +12,7 @@ import numpy as np
 
 from hetsched.cluster import Cluster
 from hetsched.cost.account import MEMORY_FRACTION, account, unmeasured_note
-from hetsched.cost.base import Cost
+from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.compute import StageWork, optimizer_s
 from hetsched.cost.network import all_reduce_s
 from hetsched.cost.placement import Placement, place
@@ -51,6 +51,11 @@ class Roofline:
 
     memory_fraction: float = MEMORY_FRACTION
     name: str = "roofline"
+
+    @property
+    def assumes(self) -> Assumptions:
+        """Nothing."""
+        return Assumptions()
 
     def refuses(self, plan: Plan) -> str | None:
         """Nothing: every training plan has a price."""

@@ -18,7 +18,11 @@ CAUSES = {
     "data_parallel": "gradient all-reduce",
     "optimizer": "optimiser step",
 }
-COST_MODEL_NAMES = {"roofline": "the roofline model", "dtfm": "DT-FM's formula"}
+COST_MODEL_NAMES = {
+    "roofline": "the roofline model",
+    "dtfm": "DT-FM's formula",
+    "flashflex": "FlashFlex's formulas",
+}
 SCHEDULE_NAMES = {"1f1b": "1F1B", "gpipe": "GPipe"}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hetsched.algorithms.chain_split import chain_split
 from hetsched.cluster import Cluster, Gpu
 from hetsched.cost.account import MEMORY_FRACTION
-from hetsched.cost.base import CostModel
+from hetsched.cost.base import NOTHING_ASSUMED, Assumptions, CostModel
 from hetsched.cost.compute import Worker, stage_work
 from hetsched.cost.memory import RESERVE_BYTES, stage_bytes, usable_bytes
 from hetsched.cost.published.dtfm import paper_messages_gigabytes
@@ -20,7 +20,6 @@ from hetsched.solvers.base import Candidate
 from hetsched.workload import TrainingJob
 
 Grid = Sequence[Sequence[int]]  # [stage][replica]: positions in cluster.devices
-EQUAL_LAYERS_MODEL = "dtfm"
 QUICK = 1  # of the micro-batch sizes allowed: neither the smallest nor one that may not fit
 
 
@@ -34,12 +33,18 @@ class Variant:
     recompute: bool
 
 
-def variants(problem: Problem) -> Iterator[list[Variant]]:
-    """For each schedule and micro-batch size allowed, the settings from the fastest to the one of least memory."""
+def variants(problem: Problem, assumes: Assumptions) -> Iterator[list[Variant]]:
+    """For each schedule and micro-batch size allowed, the settings from the fastest to the one of least memory.
+
+    Where the cost model knows one setting alone, that; but what the user has fixed stands in the plan anyway.
+    """
     choices = problem.choices
-    zeros = (0, 1) if choices.zero is None else (choices.zero,)
-    recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
-    for schedule in problem.schedules:
+    zero = assumes.zero if choices.zero is None else choices.zero
+    recompute = assumes.recompute if choices.recompute is None else choices.recompute
+    zeros = (0, 1) if zero is None else (zero,)
+    recomputes = (False, True) if recompute is None else (recompute,)
+    fixed = assumes.schedule if choices.schedule is None else choices.schedule
+    for schedule in (fixed,) if fixed else problem.schedules:
         for size in problem.micro_batches:
             yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
 
@@ -54,7 +59,7 @@ def settle(
     are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
     """
     best: tuple[Candidate, Variant] | None = None
-    ladders = list(variants(problem))
+    ladders = list(variants(problem, model.assumes))
     for ladder in [ladders[QUICK % len(problem.micro_batches)], *ladders] if quick else ladders:
         for variant in ladder:
             candidate = on_grid(problem, model, grid, variant, even=even)
@@ -71,8 +76,7 @@ def settle(
 
 def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant, *, even: bool = False) -> Candidate:
     """The plan on this grid with these options, and its price; with `even`, layers and batches are split evenly."""
-    by_speed = model.name != EQUAL_LAYERS_MODEL
-    plan = grid_plan(problem, grid, variant, memory_fraction=model.memory_fraction, layers_by_speed=by_speed, even=even)
+    plan = grid_plan(problem, grid, variant, memory_fraction=model.memory_fraction, assumes=model.assumes, even=even)
     return Candidate(plan, model.price(problem.cluster, plan))
 
 
@@ -82,13 +86,13 @@ def grid_plan(
     variant: Variant,
     *,
     memory_fraction: float = MEMORY_FRACTION,
-    layers_by_speed: bool = True,
+    assumes: Assumptions = NOTHING_ASSUMED,
     even: bool = False,
 ) -> Plan:
     """A plan with one device a stage: pipeline k is the k-th device of every stage.
 
     Layers are split by speed under memory limits, exactly (`chain_split`), or else evenly; batch shares follow the
-    pipelines' speeds. With `even`, both are even.
+    pipelines' speeds. With `even`, both are even; so is either where the cost model `assumes` it.
     """
     cluster, model = problem.cluster, problem.model
     job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
@@ -102,7 +106,7 @@ def grid_plan(
     )
     gpus = [tuple(cluster.devices[row[k]].gpu for row in grid) for k in range(replicas)]
     share = -(-job.global_batch // (job.micro_batch * replicas))
-    if even or not layers_by_speed:
+    if even or assumes.even_layers:
         splits = [even_split(model.num_layers, stages)] * replicas
     else:
         splits = [split_layers(model, job, options, kinds, share, replicas, memory_fraction) for kinds in gpus]
@@ -111,7 +115,9 @@ def grid_plan(
         if even
         else [_pace_s(model, job, options, kinds, layers) for kinds, layers in zip(gpus, splits, strict=True)]
     )
-    counts = apportion(max(replicas, -(-job.global_batch // job.micro_batch)), pace_s)
+    counts = [share] * replicas
+    if not assumes.even_batches:
+        counts = apportion(max(replicas, -(-job.global_batch // job.micro_batch)), pace_s)
     pipelines = tuple(
         Pipeline(
             f"p{k}",

@@ -21,8 +21,6 @@ from hetsched.solvers.grid import Grid, Variant, even_split, on_grid, settle
 from hetsched.units import BYTES_PER_GB
 from hetsched.workload import TrainingJob
 
-LAYOUT_MODEL = "dtfm"
-
 
 @dataclass(frozen=True, eq=False)
 class GridSearch:
@@ -36,7 +34,7 @@ class GridSearch:
     @property
     def priced_by_layout(self) -> bool:
         """Whether the cost model sees no more than the layout does."""
-        return self.model.name == LAYOUT_MODEL
+        return self.model.assumes.communication_only
 
     def classes_of(self, grid: Grid) -> Groups:
         """The groups of classes, the idle last, of devices on a grid."""
@@ -67,7 +65,7 @@ def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) 
     latency, bandwidth = problem.cluster.links(everywhere, everywhere)
     c_dp, c_pp = messages_gigabytes(problem.model, job, replicas, stages)
     weights = Weights(hop=HOP_WEIGHT)
-    if model.name == LAYOUT_MODEL:
+    if model.assumes.communication_only:
         paper = paper_messages_gigabytes(problem.model, problem.choices.published_batch, replicas, stages)
         c_dp, c_pp = paper or (c_dp, c_pp)
     else:
@@ -76,7 +74,7 @@ def grid_search(problem: Problem, model: CostModel, replicas: int, stages: int) 
     within = within_cost_s(latency, bandwidth, c_dp, replicas)
     gpus = [device.gpu for device in problem.cluster.devices]
     numbers = {gpu: number for number, gpu in enumerate(dict.fromkeys(gpus))}
-    kinds = None if model.name == LAYOUT_MODEL else [numbers[gpu] for gpu in gpus]
+    kinds = None if model.assumes.communication_only else [numbers[gpu] for gpu in gpus]
     layout = StageLayout(within, between_cost_s(latency, bandwidth, c_pp), stages, replicas, weights, kinds)
     return GridSearch(problem, model, layout, variant)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hetsched.cluster import Cluster, Gpu, Network
 from hetsched.cost import COST_MODELS
 from hetsched.cost.base import Cost, CostModel
-from hetsched.plan import Pipeline, Plan, Stage
+from hetsched.plan import Compression, Pipeline, Plan, Stage
 
 MakeCluster = Callable[..., Cluster]
 MakePlan = Callable[..., Plan]
@@ -41,7 +41,16 @@ def instance(
     if seed % 2:
         cluster = with_device_links(cluster, seed)
     plan = make_plan(seed, cluster, grid=grid if model == "dtfm" or seed % 3 == 0 else None)
+    if model == "flashflex":
+        plan = with_even_batches(plan)
     return cluster, plan, COST_MODELS[model](0.9)
+
+
+def with_even_batches(plan: Plan) -> Plan:
+    """The same, of the same share of the batch each, and nothing compressed: all that FlashFlex's formulas know."""
+    share = -(-plan.workload.global_batch // (plan.workload.micro_batch * len(plan.pipelines)))
+    pipelines = tuple(replace(pipeline, micro_batches=share) for pipeline in plan.pipelines)
+    return replace(plan, pipelines=pipelines, options=replace(plan.options, compression=Compression()))
 
 
 # ---- names and places

@@ -103,8 +103,9 @@ def test_plans_on_a_grid(
     if even:
         assert max(counts) - min(counts) <= 1
         assert len({tuple(s.layers for s in pipeline.stages) for pipeline in plan.pipelines}) == 1
-    for model in COST_MODELS.values():
-        assert model(0.9).price(cluster, plan).iteration_s > 0 or replicas * stages == 1
+    for model in (make(0.9) for make in COST_MODELS.values()):
+        if model.refuses(plan) is None:
+            assert model.price(cluster, plan).iteration_s > 0 or replicas * stages == 1
 
 
 @pytest.mark.parametrize("blocks", range(1, 15))

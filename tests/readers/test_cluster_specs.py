@@ -16,6 +16,10 @@ DEVICES = {
     "dtfm-worldwide": 64,
     "ten-cities": 80,
     "home-office": 7,
+    "flashflex-a-fast": 40,
+    "flashflex-a-slow": 40,
+    "flashflex-b-fast": 32,
+    "flashflex-b-slow": 32,
 }
 CITIES = ("Oregon", "Virginia", "Ohio", "Tokyo", "Seoul", "Singapore", "Sydney", "London", "Frankfurt", "Ireland")
 # the upper triangle of the measured matrices, row by row in the order of CITIES
@@ -66,7 +70,7 @@ def test_devices_and_source(name: str) -> None:
     assert cluster.name == name
     assert cluster.source
     assert len(cluster.devices) == DEVICES[name]
-    if name != "home-office":
+    if name.startswith(("dtfm", "ten")):
         assert {device.gpu.kind for device in cluster.devices} == {"V100-SXM2-16GB"}
         assert cluster.notes == ()
 
@@ -118,3 +122,20 @@ def test_home_office() -> None:
     assert cluster.usd_per_hour([node.name for node in cluster.nodes]) == pytest.approx(7.53)
     assert ms_gbps(cluster, "desktop/0", "rented/0") == (12, 0.5)
     assert ms_gbps(cluster, "rented/0", "desktop/0") == (12, 0.9)
+
+
+@pytest.mark.parametrize("name", [name for name in DEVICES if name.startswith("flashflex")])
+def test_flashflex(name: str) -> None:
+    """Device figures and links of `flashflex.json`, which are the paper's configuration: TFLOPS, GB, GB/s inside."""
+    figures = {"3080ti": (56.9, 12, 20), "3090": (80, 24, 2), "4090": (165.2, 24, 2), "a100": (312, 80, 200)}
+    cluster, between = spec(name), 5 if name.endswith("fast") else 0.5
+    machines = [node.name.partition("-")[0] for node in cluster.nodes]
+    assert machines == (["3080ti", "3090", *["4090"] * 3] if "-a-" in name else ["3080ti", "3090", "4090", "a100"])
+    for node, machine in zip(cluster.nodes, machines, strict=True):
+        gpu, (tflops, gigabytes, inside) = node.gpus[0], figures[machine]
+        assert len(node.gpus) == 8
+        assert (gpu.half_flops_per_s / 1e12, gpu.memory_bytes / 2**30) == pytest.approx((tflops, gigabytes))
+        assert ms_gbps(cluster, f"{node.name}/0", f"{node.name}/7") == (0, inside * 8)
+        for other in cluster.nodes:
+            if other is not node:
+                assert ms_gbps(cluster, f"{node.name}/0", f"{other.name}/7") == (0, between * 8)

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from hetsched.cluster import Cluster, Floats
 from hetsched.cost.account import MEMORY_FRACTION, account
-from hetsched.cost.base import Cost
+from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.memory import hidden_bytes
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
@@ -61,6 +61,11 @@ class DtFm:
 
     memory_fraction: float = MEMORY_FRACTION
     name: str = "dtfm"
+
+    @property
+    def assumes(self) -> Assumptions:
+        """Equal stages, and nothing but messages."""
+        return Assumptions(even_layers=True, communication_only=True)
 
     def refuses(self, plan: Plan) -> str | None:
         """Pipelines of unequal depth, or tensor parallelism: the formula has no place for them."""
