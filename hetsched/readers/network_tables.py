@@ -50,7 +50,7 @@ def build_network(
     inventory = Inventory.of(nodes)
     answers = _region_tables(source, inventory)
     _node_table(source, inventory, answers)
-    notes = _inside_nodes(source, inventory, links, answers)
+    notes = _inside_nodes(source, inventory, links, answers, curves)
     for key, quantity in (("bandwidth_matrix", BANDWIDTH), ("latency_matrix", LATENCY)):
         if key in source:
             apply_matrix(find_matrix(source, key, quantity, folder), inventory, answers)
@@ -126,7 +126,9 @@ def _unknown_end(entry: Fields, name: str, index: Mapping[str, int], regions: bo
     warnings.warn(f"{entry.where}: no node is in region {name!r}, the entry is ignored; {hint}", HetschedWarning, 2)
 
 
-def _inside_nodes(source: Fields, inventory: Inventory, links: Sequence[Answer], answers: Answers) -> tuple[str, ...]:
+def _inside_nodes(
+    source: Fields, inventory: Inventory, links: Sequence[Answer], answers: Answers, curves: BandwidthCurves
+) -> tuple[str, ...]:
     """The diagonal: a node's link, else inside_node, else what the catalogue knows of its GPUs."""
     default: Answer = (math.nan, math.nan)
     if "inside_node" in source:
@@ -146,7 +148,8 @@ def _inside_nodes(source: Fields, inventory: Inventory, links: Sequence[Answer],
             (answers.bandwidth, answers.latency), zip(link, default, catalogue, strict=True), strict=True
         ):
             values[position, position] = next((x for x in choices if not math.isnan(x)), math.nan)
-        if known and math.isnan(link[0]) and math.isnan(default[0]):
+        measured = curves.inside_node(node.gpus[0].kind, 2) is not None
+        if known and not measured and math.isnan(link[0]) and math.isnan(default[0]):
             gbps, ms = catalogue[0] / BYTES_PER_S_PER_GBPS, catalogue[1] / SECONDS_PER_MS
             kinds = " and ".join(dict.fromkeys(gpu.kind for gpu in node.gpus))
             assumed.setdefault(f"{kinds} ({gbps:g} Gbit/s, {ms:g} ms)", []).append(node.name)
@@ -158,7 +161,10 @@ def _inside_nodes(source: Fields, inventory: Inventory, links: Sequence[Answer],
 
 
 def _apply_curves(curves: BandwidthCurves, inventory: Inventory, answers: Answers) -> None:
-    """Bandwidths of the pairs that were measured, for large messages; a latency not stated is part of the curve."""
+    """Bandwidths of one pair of GPUs of the kinds that were measured, for large messages.
+
+    A latency that the file does not state is part of the curve.
+    """
     alike: dict[tuple[str, int], list[int]] = {}
     for position, node in enumerate(inventory.nodes):
         alike.setdefault((node.gpus[0].kind, len(node.gpus)), []).append(position)
@@ -166,8 +172,8 @@ def _apply_curves(curves: BandwidthCurves, inventory: Inventory, answers: Answer
         inside = curves.inside_node(kind, 2) if count > 1 else None
         if inside is not None:
             _put_curve(answers, inside, np.array([rows]), np.array([rows]))
-        for (peer, peers), columns in alike.items():
-            between = curves.between_nodes(kind, peer, min(count, peers))
+        for (peer, _), columns in alike.items():
+            between = curves.between_nodes(kind, peer, 1)
             if between is not None:
                 at = np.meshgrid(rows, columns, indexing="ij")
                 apart = at[0] != at[1]
