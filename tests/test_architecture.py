@@ -37,14 +37,15 @@ ALLOWED: dict[str, set[str]] = {
     "readers": PLAN | {"catalog"},
     "algorithms": set(),
     "cost": PLAN,
+    "simulate": COST,
     "solvers": SOLVERS - {"search"},
     "infeasible": COST | {"catalog", "problem"},
     "search": SOLVERS | {"infeasible"},
     "finish": SEARCH,
     "exporters": PLAN,
     "executor": PLAN,
-    "report": PLAN,
-    "cli": SEARCH | {"budget", "finish", "catalog", "readers", "exporters", "executor", "report"},
+    "report": COST | {"simulate"},
+    "cli": SEARCH | {"budget", "finish", "catalog", "readers", "exporters", "executor", "report", "simulate"},
 }
 # Who may import what is heavy, or is for one purpose.
 RESERVED = {

@@ -69,9 +69,13 @@ def width(source: Team, target: Team) -> int:
 
 
 def bandwidth_bytes_per_s(cluster: Cluster, source: Team, target: Team, lanes: Lanes) -> float:
-    """What a transfer between teams of two nodes gets, all its flows together, among all `lanes` in use at once."""
+    """What a transfer between teams of two nodes gets, all its flows together, among all `lanes` in use at once.
+
+    Lanes that count fewer flows than the transfer itself makes give it no more than the whole of a network.
+    """
     own, (i, j) = width(source, target), (source.node, target.node)
-    pair, out, into = lanes.pairs[i, j] or own, lanes.out[i] or own, lanes.into[j] or own
+    pair = max(lanes.pairs[i, j], own)
+    out, into = max(lanes.out[i], pair), max(lanes.into[j], pair)
     share = cluster.between_bytes_per_s(i, j, pair, CHUNK_BYTES) * own / pair
     if out > pair:
         share = min(share, cluster.uplink_bytes_per_s(i, out, CHUNK_BYTES) * own / out)

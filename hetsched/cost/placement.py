@@ -6,7 +6,7 @@ from itertools import pairwise
 from hetsched.cluster import Cluster
 from hetsched.cost.compute import StageWork, Worker, efficiency, stage_work
 from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s
+from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s, width
 from hetsched.cost.schedule import Hop
 from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
 from hetsched.model import ModelSpec
@@ -93,11 +93,15 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
 
 
 def _gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
-    """A stage reduces one group at a time, all stages at once: each counts once for each node it sends gradients to."""
+    """A stage reduces one group at a time, all stages at once: each counts once for each node it sends gradients to.
+
+    Of several teams there, the one it makes the most flows to counts.
+    """
     flows: dict[tuple[Seat, int], tuple[Team, Team]] = {}
     for ring in rings:
         for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
             source, target = teams[here[0]][here[1]], teams[there[0]][there[1]]
-            if source.node != target.node:
-                flows.setdefault((here, target.node), (source, target))
+            key = here, target.node
+            if source.node != target.node and (key not in flows or width(source, target) > width(*flows[key])):
+                flows[key] = source, target
     return Lanes.of(flows.values())

@@ -1,0 +1,1 @@
+"""Discrete-event simulation: what a plan does, event by event."""

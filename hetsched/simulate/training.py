@@ -1,0 +1,89 @@
+"""One training iteration, event by event: passes, messages, collectives, and the networks they share.
+
+Each stage does its passes in the order of its schedule, one at a time. With overlap a message queues for the link to
+the neighbour, which carries one at a time each way, and stages go on meanwhile; without, a stage does nothing else
+while it sends or receives. With ZeRO 3 each pass first gathers the stage's weights. After its last backward a stage
+reduces the gradients of its blocks, group by group in the executor's order, and each group waits for all its members;
+then it takes its optimiser step. A ring is one transfer of the ring's length, and slows down with its slowest link.
+
+What the cost model works out for a fixed share of each network, all that could be sent at once taken together, happens
+here at the share that is free at the time. The model claims to be exact where no network of a node ever carries more
+than one transfer at once: there both agree to rounding (`Simulation.exact`). Where several of one kind share (the
+activations of several pipelines, say) the model's share is the least there can be, and the simulated iteration is not
+longer. But the model keeps three kinds of traffic apart: activations, their gradients, and gradients of weights (with
+ZeRO 3's weights). Where two kinds meet in one network the simulated iteration may be longer; `kinds_apart` keeps them
+apart here too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hetsched.cluster import Cluster
+from hetsched.cost.network import width
+from hetsched.cost.placement import Placement, place
+from hetsched.plan import Plan
+from hetsched.simulate.stages import Event, Run, StageTimes
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """An iteration as it went. stages: [pipeline][stage]; reductions: (start, end) of each gradient group.
+
+    exact: whether the cost model claims to be exact here; events: in the order of their ends, where they were asked
+    for; happened: how many events the clock had.
+    """
+
+    placement: Placement
+    stages: list[list[StageTimes]]
+    reductions: list[tuple[float, float]]
+    exact: bool
+    happened: int
+    events: list[Event]
+
+    @property
+    def iteration_s(self) -> float:
+        """The whole iteration."""
+        return max(times.finished_s for line in self.stages for times in line)
+
+
+def simulate_iteration(
+    cluster: Cluster,
+    plan: Plan,
+    *,
+    record: bool = False,
+    kinds_apart: bool = False,
+    watch: Progress | None = None,
+) -> Simulation:
+    """Play one iteration of the plan; HetschedError where it names a device that the cluster lacks.
+
+    record: keep all events; kinds_apart: see the module; watch: told now and then how many passes of how many are done.
+    """
+    placement = place(cluster, plan)
+    run = Run(placement, kinds_apart, record)
+    total = sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
+    run.clock.run(None if watch is None else lambda: watch(run.passes, total))
+    times = [[stage.times for stage in line] for line in run.stages]
+    exact = _each_alone(placement) and not run.wiring.shared
+    return Simulation(placement, times, run.reductions, exact, run.clock.events, run.events or [])
+
+
+def _each_alone(placement: Placement) -> bool:
+    """Whether the cost model shares no network: each of its flows has links, uplinks and downlinks to itself."""
+    teams = placement.teams
+    pairs = [(a, b) for line in teams for a, b in pairwise(line)]
+    rings = [placement.members(ring) for ring in placement.rings]
+    around = [(a, b) for ring in rings for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)]
+    kinds = [
+        (placement.forward_lanes, pairs),
+        (placement.backward_lanes, [(b, a) for a, b in pairs]),
+        (placement.gradient_lanes, around),
+    ]
+    return all(
+        lanes.out[a.node] == lanes.into[b.node] == width(a, b)
+        for lanes, flows in kinds
+        for a, b in flows
+        if a.node != b.node
+    )
