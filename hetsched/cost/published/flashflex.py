@@ -96,10 +96,9 @@ class Formulas:
             total += 2 * float((size / bandwidth[np.ix_(ranks, ranks)]).sum(axis=1).max())
         return total
 
-    def memory_bytes(self, layers: tuple[int, int], degree: int) -> float:
-        """Bytes needed on each device of a stage."""
+    def memory_bytes(self, count: int, degree: int, first: bool, last: bool) -> float:
+        """Bytes needed on each device of a stage of `count` blocks; first, last: at which ends of the model it is."""
         h, s, v, size = self.model.hidden_size, self.job.seq_len, self.model.vocab_size, self.job.micro_batch
-        count, first, last = layers[1] - layers[0], layers[0] == 0, layers[1] == self.model.num_layers
         parameters = 12 * h**2 * count / degree + (h + v * h) * last + h * (v + s) * first
         activations = count * size * s * h / degree + 2 * size * s * h
         return float(parameters * 4 * NUMBER_BYTES + activations * NUMBER_BYTES)
@@ -246,7 +245,8 @@ def _account(
     memory: dict[str, int] = {}
     violations: list[Violation] = []
     for _, _, stage in plan.stages:
-        needed = formulas.memory_bytes(stage.layers, stage.tensor_parallel)
+        first, last = stage.layers[0] == 0, stage.layers[1] == plan.model.num_layers
+        needed = formulas.memory_bytes(stage.num_layers, stage.tensor_parallel, first, last)
         available = sum(cluster.device(name).gpu.memory_bytes for name in stage.devices) / stage.tensor_parallel
         memory.update(dict.fromkeys(stage.devices, int(needed)))
         if needed > available:
