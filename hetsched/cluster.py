@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetsched.errors import HetschedError
+from hetsched.profiles import BandwidthCurve, Measurements
 from hetsched.units import BYTES_PER_S_PER_GBPS, SECONDS_PER_MS
 
 SLOWEST_BYTES_PER_S, FASTEST_BYTES_PER_S, LONGEST_LATENCY_S = 1e2, 1e15, 1e3  # beyond, a unit must be wrong
@@ -85,7 +86,8 @@ class Network:
 class Cluster:
     """Nodes, the devices in them in inventory order, and the network. Every device pair has an answer.
 
-    `notes` says what was assumed where the file was silent. Raises HetschedError where a pair has no usable link.
+    `notes` says what was assumed where the file was silent; `measured` holds profiles of its kinds of GPU. Raises
+    HetschedError where a pair has no usable link.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Cluster:
     network: Network
     source: str = ""
     notes: tuple[str, ...] = ()
+    measured: Measurements = Measurements()
 
     def __post_init__(self) -> None:
         names = [node.name for node in self.nodes]
@@ -206,6 +209,52 @@ class Cluster:
         """The link from one device to another, by position."""
         latency, bandwidth = self.links([source], [target])
         return Link(float(bandwidth[0, 0]), float(latency[0, 0]))
+
+    def between_bytes_per_s(self, source: int, target: int, pairs: int, size_bytes: float) -> float:
+        """Bytes/s that `pairs` GPUs of one node have together to as many of another, for messages of that size.
+
+        Where no curve was measured the network's figure for the two nodes, whatever the number.
+        """
+        curve = self._curve(source, target, pairs)
+        network = self.network.bandwidth_bytes_per_s
+        return float(network[source, target]) if curve is None else curve.bytes_per_s(size_bytes)
+
+    def uplink_bytes_per_s(self, node: int, gpus: int, size_bytes: float) -> float:
+        """Bytes/s that `gpus` GPUs of a node can send to other nodes at once: what they have to the nearest."""
+        return self._best(node, gpus, size_bytes, True)
+
+    def downlink_bytes_per_s(self, node: int, gpus: int, size_bytes: float) -> float:
+        """Bytes/s that `gpus` GPUs of a node can receive from other nodes at once: what the nearest has to them."""
+        return self._best(node, gpus, size_bytes, False)
+
+    def inside_bytes_per_s(self, node: int, gpus: int, size_bytes: float) -> float | None:
+        """Measured bytes/s of each of `gpus` GPUs of a node that work together; None where there is no curve."""
+        if not self.measured.curves.inside:
+            return None
+        curve = self.measured.curves.inside_node(self.nodes[node].gpus[0].kind, gpus)
+        return None if curve is None else curve.bytes_per_s(size_bytes)
+
+    def _best(self, node: int, gpus: int, size_bytes: float, sends: bool) -> float:
+        key = node, gpus, size_bytes, sends
+        if key not in self._uplinks:
+            if self.measured.curves.between:
+                pairs = [(node, other) if sends else (other, node) for other in range(len(self.nodes)) if other != node]
+                self._uplinks[key] = max(self.between_bytes_per_s(i, j, gpus, size_bytes) for i, j in pairs)
+            else:
+                bandwidth = self.network.bandwidth_bytes_per_s
+                line = bandwidth[node] if sends else bandwidth[:, node]
+                self._uplinks[key] = float(np.delete(line, node).max())
+        return self._uplinks[key]
+
+    @cached_property
+    def _uplinks(self) -> dict[tuple[int, int, float, bool], float]:
+        return {}
+
+    def _curve(self, source: int, target: int, pairs: int) -> BandwidthCurve | None:
+        if not self.measured.curves.between:
+            return None
+        kinds = self.nodes[source].gpus[0].kind, self.nodes[target].gpus[0].kind
+        return self.measured.curves.between_nodes(*kinds, pairs)
 
     @cached_property
     def _first_of(self) -> Indices:

@@ -78,6 +78,8 @@ class Options:
     """How the pipelines run.
 
     zero: 0 nothing sharded, 1 optimiser states, 2 gradients too, 3 weights too, each over the data-parallel peers.
+    overlap: whether stages compute while their messages are under way, as the bundled executor does; in a plan file
+    that does not say, they wait for them, as in the pipeline engines of Megatron-LM and DeepSpeed.
     dtfm_message_gigabytes: the published messages (gradient, activation) where the plan is for the paper's own setting,
     so that the `dtfm` formula prices it alike wherever it is read.
     """
@@ -87,6 +89,7 @@ class Options:
     zero: int = 0
     compression: Compression = Compression()
     dtfm_message_gigabytes: tuple[float, float] | None = None
+    overlap: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,7 @@ class Plan:
             model=model,
             workload=_workload(source.child("workload"), model),
             pipelines=tuple(_pipeline(item, n) for n, item in enumerate(source.children("pipelines"))),
-            options=_options(source.child("options")) if "options" in source else Options(),
+            options=_options(source.child("options")) if "options" in source else Options(overlap=False),
             cluster=_cluster(source.child("cluster")) if "cluster" in source else ClusterReference(),
             devices=dict(source.child("devices").data) if "devices" in source else {},
             predicted=dict(source.child("predicted").data) if "predicted" in source else {},
@@ -323,6 +326,7 @@ def _options(source: Fields) -> Options:
         zero=source.integer("zero", 0, minimum=0, maximum=3),
         compression=_compression(source.child("compression")) if "compression" in source else Compression(),
         dtfm_message_gigabytes=(float(messages[0]), float(messages[1])) if messages else None,
+        overlap=source.flag("overlap", False),
     )
     source.finish()
     return options

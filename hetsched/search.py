@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hetsched.cost.base import Cost, CostModel, Violation
+from hetsched.cost.base import Cost, CostModel
 from hetsched.errors import HetschedError, InfeasibleError
+from hetsched.infeasible import infeasible
 from hetsched.plan import Plan
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate, Solver
@@ -128,26 +129,5 @@ def solve(
             hint="allow other numbers of replicas and stages",
         )
     if not best.cost.feasible:
-        raise infeasible(problem, best.cost.violations)
+        raise infeasible(problem, model, best.plan, best.cost)
     return Result(best.plan, best.cost, status, tuple(trace), seed, solver.name, steps, clock() - began)
-
-
-def infeasible(problem: Problem, violations: tuple[Violation, ...]) -> InfeasibleError:
-    """The error that says which limit the nearest plan breaks, where, by how much, and what would help."""
-    worst = max(violations, key=lambda violation: violation.needed - violation.available)
-    others = f"; {len(violations)} devices lack memory in all" if len(violations) > 1 else ""
-    help_with = ["more or larger GPUs"]
-    choices = problem.choices
-    if choices.stages is not None or choices.replicas is not None:
-        help_with.insert(0, "more --stages and fewer --replicas")
-    if choices.recompute is False:
-        help_with.insert(0, "--recompute")
-    if (choices.zero or 0) < 2 and choices.replicas != 1:
-        help_with.insert(0, f"--zero {2 if choices.zero is None else choices.zero + 1}")
-    if (choices.micro_batch or 0) > 1:
-        help_with.insert(0, "a smaller --micro-batch")
-    help_with.append("a shorter --seq-len")
-    return InfeasibleError(
-        f"no plan of {problem.model.name} fits {problem.cluster.name}: in the nearest, {worst.message}{others}",
-        hint="what would help: " + ", ".join(help_with),
-    )

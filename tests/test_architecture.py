@@ -14,7 +14,7 @@ LONGEST_TEST = 400  # some are tables of cases
 
 FIRST = {"__init__", "errors", "units"}
 BASE = FIRST | {"fields", "files"}
-SHAPES = BASE | {"cluster", "model", "workload"}
+SHAPES = BASE | {"cluster", "model", "profiles", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
 SOLVERS = COST | {"problem", "algorithms", "solvers"}
@@ -26,8 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     "units": set(),
     "fields": FIRST,
     "files": FIRST,
-    "cluster": BASE,
+    "cluster": BASE | {"profiles"},
     "model": BASE,
+    "profiles": BASE | {"model", "workload"},
     "workload": BASE,
     "plan": SHAPES,
     "problem": PLAN,
@@ -37,7 +38,8 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": set(),
     "cost": PLAN,
     "solvers": SOLVERS - {"search"},
-    "search": SOLVERS,
+    "infeasible": COST | {"catalog", "problem"},
+    "search": SOLVERS | {"infeasible"},
     "finish": SEARCH,
     "exporters": PLAN,
     "executor": PLAN,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hetsched.cluster import Cluster
 from hetsched.cost import COST_MODELS
-from hetsched.cost.training import MEMORY_FRACTION
+from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import Fields
 from hetsched.plan import ClusterReference, Plan

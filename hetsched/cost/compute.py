@@ -1,4 +1,4 @@
-"""How long a GPU works on transformer blocks: a roofline of arithmetic and memory traffic.
+"""How long GPUs work on transformer blocks: what was measured, or a roofline of arithmetic and memory traffic.
 
 t = max(FLOPs / (peak · efficiency), bytes / (bandwidth · memory efficiency)) + launch overhead   (Williams et al. 2009,
 doi:10.1145/1498765.1498785). The backward pass costs twice the forward pass's arithmetic.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hetsched.cluster import Gpu
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers
+from hetsched.profiles import PartTimes
 from hetsched.workload import TrainingJob
 
 DEFAULT_EFFICIENCY = 0.5  # of peak dense FLOP/s, where nothing was measured for the GPU
@@ -19,10 +20,25 @@ OPTIMIZER_BYTES_PER_PARAMETER = 30  # AdamW reads gradient, master and moments, 
 
 @dataclass(frozen=True, slots=True)
 class StageWork:
-    """Seconds that one stage computes for one micro-batch."""
+    """Seconds that one stage works on one micro-batch; `tensor_parallel_s` of them, both ways, its devices talk."""
 
     forward_s: float
     backward_s: float
+    tensor_parallel_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a stage runs on: `degree` GPUs of a kind in tensor parallel.
+
+    all_reduce_s: what an all-reduce of one micro-batch's hidden states takes among them. measured: times of the model's
+    parts at this degree, with its communication, where there are any; they win over all else.
+    """
+
+    gpu: Gpu
+    degree: int = 1
+    all_reduce_s: float = 0.0
+    measured: PartTimes | None = None
 
 
 def efficiency(gpu: Gpu) -> float:
@@ -30,33 +46,63 @@ def efficiency(gpu: Gpu) -> float:
     return gpu.efficiency or DEFAULT_EFFICIENCY
 
 
-def stage_work(gpu: Gpu, model: ModelSpec, job: TrainingJob, layers: Layers, recompute: bool) -> StageWork:
-    """Forward and backward seconds of the blocks `layers`, with embedding and head where they live."""
+def stage_work(worker: Worker, model: ModelSpec, job: TrainingJob, layers: Layers, recompute: bool) -> StageWork:
+    """Forward and backward seconds of the blocks `layers`, with embedding and head where they live.
+
+    Tensor parallelism as Megatron's (Shoeybi et al. 2019, arXiv 1909.08053): two all-reduces of the hidden states a
+    block and pass; one for the embedding's output, and one for the gradient that leaves the head.
+    """
     first, last = layers
-    count = last - first
+    if worker.measured is not None:
+        return _measured_work(worker.measured, last - first, first == 0, last == model.num_layers, recompute)
+    gpu, degree, count = worker.gpu, worker.degree, last - first
     block = _forward_s(
         gpu,
         job.dtype,
-        model.block_forward_flops(job.micro_batch, job.seq_len),
-        model.block_parameters * job.dtype_bytes,
+        model.block_forward_flops(job.micro_batch, job.seq_len) / degree,
+        model.block_parameters * job.dtype_bytes / degree,
         BLOCK_OVERHEAD_S,
     )
-    forward = count * block
-    backward = 2 * forward + (forward if recompute else 0.0)
+    forward, passes = count * block, 2
+    backward = 2 * forward
+    if recompute:
+        backward, passes = backward + forward, 3
+    talking = 2 * count * passes * worker.all_reduce_s
+    forward, backward = forward + talking / passes, backward + talking * (passes - 1) / passes
     if last == model.num_layers:
         weight_bytes = model.vocab_size * model.hidden_size * job.dtype_bytes
-        head = _forward_s(gpu, job.dtype, model.head_forward_flops(job.micro_batch, job.seq_len), weight_bytes, 0.0)
-        forward, backward = forward + head, backward + 2 * head
+        flops = model.head_forward_flops(job.micro_batch, job.seq_len) / degree
+        head = _forward_s(gpu, job.dtype, flops, weight_bytes / degree, 0.0)
+        forward, backward = forward + head, backward + 2 * head + worker.all_reduce_s
+        talking += worker.all_reduce_s
     if first == 0:
         looked_up = 2 * job.micro_batch * job.seq_len * model.hidden_size * job.dtype_bytes
         lookup = looked_up / (gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
-        forward, backward = forward + lookup, backward + lookup
-    return StageWork(forward, backward)
+        forward, backward = forward + lookup + worker.all_reduce_s, backward + lookup
+        talking += worker.all_reduce_s
+    return StageWork(forward, backward, talking)
 
 
-def optimizer_s(gpu: Gpu, parameters: float) -> float:
-    """Seconds of an AdamW step over `parameters`, which memory bandwidth bounds."""
-    return parameters * OPTIMIZER_BYTES_PER_PARAMETER / (gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
+def _measured_work(parts: PartTimes, blocks: int, embeds: bool, ends: bool, recompute: bool) -> StageWork:
+    held = [(parts.block, blocks), (parts.embedding, int(embeds)), (parts.head, int(ends))]
+    forward = sum(times.forward_s * count for times, count in held)
+    backward = sum(times.backward_s * count for times, count in held)
+    return StageWork(forward, backward + (blocks * parts.block.forward_s if recompute else 0.0))
+
+
+def optimizer_s(worker: Worker, model: ModelSpec, layers: Layers, shards: int) -> float:
+    """Seconds of an AdamW step over a stage's parameters, each of `shards` peers doing its part.
+
+    Measured, or bound by memory bandwidth.
+    """
+    parts = worker.measured
+    if parts is not None:
+        whole = (layers[1] - layers[0]) * parts.block.update_s
+        whole += parts.embedding.update_s if layers[0] == 0 else 0.0
+        whole += parts.head.update_s if layers[1] == model.num_layers else 0.0
+        return whole / shards
+    parameters = model.stage_parameters(layers) / worker.degree / shards
+    return parameters * OPTIMIZER_BYTES_PER_PARAMETER / (worker.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
 
 
 def _forward_s(gpu: Gpu, dtype: str, flops: float, moved_bytes: float, overhead_s: float) -> float:

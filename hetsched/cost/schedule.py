@@ -2,8 +2,9 @@
 
 A stage does its forwards and backwards in the order of 1F1B (Narayanan et al. 2021, arXiv 2104.04473) or GPipe (Huang
 et al. 2019, arXiv 1811.06965). A message leaves when it is computed and the link is free, occupies the link for
-`occupied` seconds and arrives `latency` after that; sending and receiving overlap with computing, as the executor's
-isend and irecv do.
+`occupied` seconds and arrives `latency` after that. With overlap, sending and receiving go on while stages compute, as
+the executor's isend and irecv do. Without, a stage does nothing else while it sends or receives, as the pipeline
+engines of Megatron-LM and DeepSpeed do.
 """
 
 from collections import deque
@@ -28,17 +29,21 @@ NO_HOP = Hop()
 SAME_S = 1e-12  # relative: states that differ by less repeat
 
 
-def play(schedule: str, work: Sequence[StageWork], hops: Sequence[Hop], micro_batches: int) -> list[float]:
+def play(
+    schedule: str, work: Sequence[StageWork], hops: Sequence[Hop], micro_batches: int, overlap: bool = True
+) -> list[float]:
     """When each stage ends its last backward, in seconds.
 
     work: one a stage; hops: one fewer, hops[s] between stages s and s + 1.
     """
-    return list(_play(schedule, tuple(work), tuple(hops), micro_batches))
+    return list(_play(schedule, tuple(work), tuple(hops), micro_batches, overlap))
 
 
 @lru_cache(maxsize=4096)
-def _play(schedule: str, work: tuple[StageWork, ...], hops: tuple[Hop, ...], micro_batches: int) -> tuple[float, ...]:
-    rounds = _Rounds(work, hops)
+def _play(
+    schedule: str, work: tuple[StageWork, ...], hops: tuple[Hop, ...], micro_batches: int, overlap: bool
+) -> tuple[float, ...]:
+    rounds = _Rounds(work, hops, overlap)
     depth = len(work)
     lag = [micro_batches] * depth if schedule == "gpipe" else list(range(depth - 1, -1, -1))
     return tuple(rounds.run(micro_batches, lag))
@@ -53,17 +58,34 @@ class _Rounds:
     round; a wait for a message there and back repeats as often as there are micro-batches under way.)
     """
 
-    def __init__(self, work: tuple[StageWork, ...], hops: tuple[Hop, ...]) -> None:
+    def __init__(self, work: tuple[StageWork, ...], hops: tuple[Hop, ...], overlap: bool) -> None:
         self.depth = size = len(work)
         ahead, behind = (*hops, NO_HOP), (NO_HOP, *hops)
-        # per stage, in playing order: seconds of a pass, and what its message takes on the link after it
+        # per stage, in playing order: seconds of a pass, what its message takes on the link after it, and how long the
+        # stage itself is held up by that
         self.forwards = [
-            (w.forward_s, hop.forward_occupied_s, hop.forward_latency_s) for w, hop in zip(work, ahead, strict=True)
+            (w.forward_s, hop.forward_occupied_s, hop.forward_latency_s, 0.0)
+            for w, hop in zip(work, ahead, strict=True)
         ]
         self.backwards = [
-            (s, work[s].backward_s, behind[s].backward_occupied_s, behind[s].backward_latency_s)
+            (s, work[s].backward_s, behind[s].backward_occupied_s, behind[s].backward_latency_s, 0.0)
             for s in reversed(range(size))
         ]
+        if not overlap:
+            self.forwards = [
+                (w.forward_s + before.forward_occupied_s + before.forward_latency_s, 0.0, 0.0, after.forward_occupied_s)
+                for w, before, after in zip(work, behind, ahead, strict=True)
+            ]
+            self.backwards = [
+                (
+                    s,
+                    work[s].backward_s + ahead[s].backward_occupied_s + ahead[s].backward_latency_s,
+                    0.0,
+                    0.0,
+                    behind[s].backward_occupied_s,
+                )
+                for s in reversed(range(size))
+            ]
         self.clock = [0.0] * size  # when each stage is free
         self.forward_link, self.backward_link = [0.0] * size, [0.0] * size  # when each link is free
         self.gradients: list[list[float]] = [[] for _ in range(size)]  # arrivals at each stage that wait for it
@@ -94,22 +116,24 @@ class _Rounds:
         clock, last = self.clock, self.depth - 1
         if step < micro_batches:
             arrival, links = 0.0, self.forward_link
-            for s, (seconds, occupied, latency) in enumerate(self.forwards):
+            for s, (seconds, occupied, latency, held) in enumerate(self.forwards):
                 now = clock[s]
-                clock[s] = now = (now if now > arrival else arrival) + seconds
+                now = (now if now > arrival else arrival) + seconds
+                clock[s] = now + held
                 if s < last:
                     free = links[s]
                     links[s] = free = (free if free > now else now) + occupied
                     arrival = free + latency
         links, gradients, taken = self.backward_link, self.gradients, self.taken
-        for s, seconds, occupied, latency in self.backwards:
+        for s, seconds, occupied, latency, held in self.backwards:
             if 0 <= step - lag[s] < micro_batches:
                 now = clock[s]
                 if s < last:
                     ready = gradients[s][taken[s]]
                     taken[s] += 1
                     now = now if now > ready else ready
-                clock[s] = now = now + seconds
+                now += seconds
+                clock[s] = now + held
                 if s > 0:
                     free = links[s]
                     links[s] = free = (free if free > now else now) + occupied

@@ -1,7 +1,6 @@
 """Clusters as a person writes them: one YAML file, with matrix files beside it where there are measurements."""
 
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,11 @@ from typing import Any
 from hetsched.catalog import find_gpu
 from hetsched.catalog.gpus import known_gpu
 from hetsched.cluster import Cluster, Gpu, Node
-from hetsched.errors import HetschedError, HetschedWarning
+from hetsched.errors import HetschedError
 from hetsched.fields import Fields, describe
 from hetsched.files import read_text
+from hetsched.profiles import Measurements
+from hetsched.readers.measurements import read_measurements
 from hetsched.readers.network_tables import Answer, build_network, link_answer
 from hetsched.readers.yaml_text import load_yaml
 from hetsched.units import BYTES_PER_GIB, BYTES_PER_S_PER_GBYTES, FLOPS_PER_TFLOPS
@@ -37,10 +38,10 @@ def read_cluster(path: Path) -> Cluster:
     if not reader.nodes:
         raise HetschedError(f"{path.name}: `nodes` is empty", hint="list at least one node with a name and a gpu")
     network = source.child("network") if "network" in source else Fields({}, source.at("network"))
-    built, notes = build_network(network, reader.nodes, reader.links, path.parent)
-    _profiles(source, path)
+    measured = _measured(source, path.parent)
+    built, notes = build_network(network, reader.nodes, reader.links, path.parent, measured.curves)
     source.finish()
-    return Cluster(name, tuple(reader.nodes), built, origin, (*reader.notes, *notes))
+    return Cluster(name, tuple(reader.nodes), built, origin, (*reader.notes, *notes), measured)
 
 
 class _NodeReader:
@@ -156,18 +157,17 @@ def _link(entry: Fields) -> Answer:
     return answer
 
 
-def _profiles(source: Fields, path: Path) -> None:
-    """Measured profiles are named, must be there, and are not used yet."""
-    listed = source.sequence("profiles", ())
-    for position, name in enumerate(listed):
-        where = f"{source.at('profiles')}[{position}]"
-        if not isinstance(name, str):
-            raise HetschedError(f"{where} is {describe(name)}, expected the path of a profile")
-        if "\0" in name or not (path.parent / name).is_file():
-            raise HetschedError(f"{where}: {name!r} is not a file", hint="paths are relative to the cluster file")
-    if listed:
-        warnings.warn(
-            f"{path.name}: measured profiles are not used by this version; times come from the data sheets",
-            HetschedWarning,
-            stacklevel=3,
-        )
+def _measured(source: Fields, folder: Path) -> Measurements:
+    """Everything in the files under `profiles`."""
+    return Measurements.merged(
+        _one_measured(name, f"{source.at('profiles')}[{position}]", folder)
+        for position, name in enumerate(source.sequence("profiles", ()))
+    )
+
+
+def _one_measured(name: Any, where: str, folder: Path) -> Measurements:
+    if not isinstance(name, str):
+        raise HetschedError(f"{where} is {describe(name)}, expected the path of a profile")
+    if "\0" in name or not (folder / name).is_file():
+        raise HetschedError(f"{where}: {name!r} is not a file", hint="paths are relative to the cluster file")
+    return read_measurements(folder / name)

@@ -1,6 +1,7 @@
 """The network of a cluster file: which answer wins for a pair of nodes, and where each comes from.
 
-A matrix > a node's `link` > the table of regions (and of nodes) > `inside_node` > the catalogue's usual link.
+A measured curve > a matrix > a node's `link` > the table of regions (and of nodes) > `inside_node` > the catalogue's
+usual link.
 Bandwidth and latency are looked up each for itself.
 """
 
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hetsched.cluster import Floats, Network, Node
+from hetsched.cluster import Floats, Indices, Network, Node
 from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import Fields
+from hetsched.profiles import BandwidthCurve, BandwidthCurves
 from hetsched.readers.matrix import BANDWIDTH, LATENCY
 from hetsched.readers.network_matrices import Answers, Inventory, apply_matrix, find_matrix
 from hetsched.units import BYTES_PER_S_PER_GBPS, SECONDS_PER_MS
 
+LARGE_MESSAGE_BYTES = 64e6
 PerDevice = dict[tuple[int, int], tuple[Floats, Floats]]
 Answer = tuple[float, float]  # bandwidth in bytes/s and latency in s, NaN where not given
 
@@ -33,7 +36,11 @@ def link_answer(source: Fields) -> Answer:
 
 
 def build_network(
-    source: Fields, nodes: Sequence[Node], links: Sequence[Answer], folder: Path
+    source: Fields,
+    nodes: Sequence[Node],
+    links: Sequence[Answer],
+    folder: Path,
+    curves: BandwidthCurves,
 ) -> tuple[Network, tuple[str, ...]]:
     """The network of `nodes`, and notes on what was assumed.
 
@@ -48,6 +55,7 @@ def build_network(
         if key in source:
             apply_matrix(find_matrix(source, key, quantity, folder), inventory, answers)
     source.finish()
+    _apply_curves(curves, inventory, answers)
     per_device = _per_device(inventory, answers)
     _alone(inventory, answers)
     _check_complete(source.where, inventory, answers, per_device)
@@ -147,6 +155,32 @@ def _inside_nodes(source: Fields, inventory: Inventory, links: Sequence[Answer],
         + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         for what, names in assumed.items()
     )
+
+
+def _apply_curves(curves: BandwidthCurves, inventory: Inventory, answers: Answers) -> None:
+    """Bandwidths of the pairs that were measured, for large messages; a latency not stated is part of the curve."""
+    alike: dict[tuple[str, int], list[int]] = {}
+    for position, node in enumerate(inventory.nodes):
+        alike.setdefault((node.gpus[0].kind, len(node.gpus)), []).append(position)
+    for (kind, count), rows in alike.items():
+        inside = curves.inside_node(kind, 2) if count > 1 else None
+        if inside is not None:
+            _put_curve(answers, inside, np.array([rows]), np.array([rows]))
+        for (peer, peers), columns in alike.items():
+            between = curves.between_nodes(kind, peer, min(count, peers))
+            if between is not None:
+                at = np.meshgrid(rows, columns, indexing="ij")
+                apart = at[0] != at[1]
+                _put_curve(answers, between, at[0][apart], at[1][apart])
+
+
+def _put_curve(answers: Answers, curve: BandwidthCurve, rows: Indices, columns: Indices) -> None:
+    answers.bandwidth[rows, columns] = curve.bytes_per_s(LARGE_MESSAGE_BYTES)
+    latency = answers.latency[rows, columns]
+    answers.latency[rows, columns] = np.where(np.isnan(latency), 0.0, latency)
+    blocks = answers.blocks.get(BANDWIDTH.name, {})
+    for pair in set(blocks) & set(zip(rows.ravel().tolist(), columns.ravel().tolist(), strict=True)):
+        del blocks[pair]
 
 
 # ---- what is left

@@ -10,6 +10,7 @@ import yaml
 from hetsched.errors import HetschedError
 
 MAX_DEPTH = 50
+TOO_DEEP = f"nested more than {MAX_DEPTH} deep"
 MAX_VALUES = 2_000_000
 
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -62,6 +63,10 @@ def load_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}" if mark else ""
+        if "nesting depth" in (
+            error.problem or ""
+        ):  # PyYAML 6.0.4 has a limit of its own, which a long flow meets first
+            raise HetschedError(f"{where}{line}: {TOO_DEEP}", hint="no field here needs that") from None
         raise HetschedError(
             f"{where}{line}: not valid YAML: {error.problem or error.context}",
             hint="look for a missing quote, bracket or colon, or a tab, there or just above",
@@ -81,7 +86,7 @@ def _check(text: str, where: str) -> None:
         at = f"{where} line {event.start_mark.line + 1}" if event.start_mark else where
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             if len(stack) == MAX_DEPTH:
-                raise HetschedError(f"{at}: nested more than {MAX_DEPTH} deep", hint="no field here needs that")
+                raise HetschedError(f"{at}: {TOO_DEEP}", hint="no field here needs that")
             _enter(stack, None, at)
             stack.append(_Open(isinstance(event, yaml.MappingStartEvent), event.anchor))
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):

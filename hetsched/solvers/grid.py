@@ -8,11 +8,11 @@ import numpy as np
 
 from hetsched.algorithms.chain_split import chain_split
 from hetsched.cluster import Cluster, Gpu
+from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.cost.base import NOTHING_ASSUMED, Assumptions, CostModel
-from hetsched.cost.compute import stage_work
-from hetsched.cost.memory import RESERVE_BYTES, stage_bytes
+from hetsched.cost.compute import Worker, stage_work
+from hetsched.cost.memory import RESERVE_BYTES, stage_bytes, usable_bytes
 from hetsched.cost.published.dtfm import paper_messages_gigabytes
-from hetsched.cost.training import MEMORY_FRACTION
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers, Options, Pipeline, Plan, Stage
 from hetsched.problem import Problem
@@ -165,14 +165,14 @@ def split_layers(
 ) -> tuple[Layers, ...]:
     """The split of least largest stage time that fits the devices' memory; the evenest where none fits."""
     depth, blocks = len(gpus), model.num_layers
-    whole = [stage_work(gpu, model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 3 else None
+    whole = [stage_work(Worker(gpu), model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 3 else None
     if depth == 1 or whole is None:
         return even_split(blocks, depth)
     item = np.array([[work.forward_s + work.backward_s] * blocks for work in whole])
     first, last = ((0, 1), (blocks - 1, blocks))
     extra = np.zeros(depth)
     for s, layers in ((0, first), (depth - 1, last)):
-        work = stage_work(gpus[s], model, job, layers, options.recompute)
+        work = stage_work(Worker(gpus[s]), model, job, layers, options.recompute)
         extra[s] = work.forward_s + work.backward_s - item[s, 0]
 
     def needed(s: int, layers: Layers) -> float:
@@ -181,7 +181,7 @@ def split_layers(
     per_block = np.array([needed(s, (1, 3)) - needed(s, (1, 2)) for s in range(depth)])
     ends = [first if s == 0 else last if s == depth - 1 else (1, 2) for s in range(depth)]
     fixed = np.array([needed(s, ends[s]) for s in range(depth)]) - per_block
-    capacity = np.array([gpu.memory_bytes * memory_fraction for gpu in gpus])
+    capacity = np.array([usable_bytes(gpu.memory_bytes, memory_fraction) for gpu in gpus])
     found = chain_split(
         item,
         extra=np.maximum(extra, 0.0),
@@ -202,7 +202,9 @@ def _pace_s(
     model: ModelSpec, job: TrainingJob, options: Options, gpus: tuple[Gpu, ...], layers: tuple[Layers, ...]
 ) -> float:
     """Seconds a micro-batch takes on the pipeline's slowest stage."""
-    works = [stage_work(gpu, model, job, part, options.recompute) for gpu, part in zip(gpus, layers, strict=True)]
+    works = [
+        stage_work(Worker(gpu), model, job, part, options.recompute) for gpu, part in zip(gpus, layers, strict=True)
+    ]
     return max(work.forward_s + work.backward_s for work in works)
 
 

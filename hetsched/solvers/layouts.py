@@ -6,7 +6,7 @@ import numpy as np
 
 from hetsched.algorithms.stage_layout import Groups, StageLayout, Weights
 from hetsched.cost.base import CostModel
-from hetsched.cost.compute import stage_work
+from hetsched.cost.compute import Worker, stage_work
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.published.dtfm import (
     HOP_WEIGHT,
@@ -85,7 +85,7 @@ def _pipelined(problem: Problem, job: TrainingJob, variant: Variant, stages: int
     micro_batches = -(-job.global_batch // (job.micro_batch * replicas))
     layers = even_split(problem.model.num_layers, stages)[0]
     works = [
-        stage_work(gpu, problem.model, job, layers, variant.recompute)
+        stage_work(Worker(gpu), problem.model, job, layers, variant.recompute)
         for gpu in {device.gpu for device in problem.cluster.devices}
     ]
     pace = float(np.median([work.forward_s + work.backward_s for work in works]))

@@ -91,6 +91,7 @@ def test_options_reach_the_plan(cli: Cli, home: tuple[object, ...]) -> None:
         "recompute": True,
         "zero": 1,
         "compression": {"activation_bits": 8, "activation_grad_bits": 8, "grad_bits": 8},
+        "overlap": True,
     }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetsched.cluster import Cluster
-from hetsched.cost.compute import optimizer_s, stage_work
+from hetsched.cost.compute import Worker, optimizer_s, stage_work
 from hetsched.cost.training import Roofline
 from hetsched.plan import Plan
 
@@ -53,55 +53,109 @@ def plain_rings(plan: Plan) -> list[Ring]:
     return rings
 
 
-def plain_ring_s(cluster: Cluster, plan: Plan, ring: list[tuple[int, int]], size: float) -> float:
-    """An all-reduce: 2 (n - 1) steps, each as slow as the slowest link."""
-    names = [plan.pipelines[p].stages[s].devices[0] for p, s in ring]
-    step = 0.0
-    for here, there in zip(names, names[1:] + names[:1], strict=True):
-        link = cluster.link(cluster.index_of[here], cluster.index_of[there])
-        step = max(step, link.latency_s + size / len(ring) / link.bandwidth_bytes_per_s)
-    return 2 * (len(ring) - 1) * step
+class PlainNetwork:
+    """Transfers between nodes that go on at once, counted one by one: each has its share of link, uplink, downlink."""
+
+    def __init__(self, cluster: Cluster, transfers: list[tuple[str, str]]) -> None:
+        self.cluster = cluster
+        nodes = [(self.node(a), self.node(b)) for a, b in transfers]
+        self.used = [pair for pair in nodes if pair[0] != pair[1]]
+
+    def node(self, name: str) -> int:
+        return int(self.cluster.node_of[self.cluster.index_of[name]])
+
+    def seconds(self, here: str, there: str, size: float) -> tuple[float, float]:
+        """(on the link, latency)"""
+        link = self.cluster.link(self.cluster.index_of[here], self.cluster.index_of[there])
+        bandwidth, (i, j) = link.bandwidth_bytes_per_s, (self.node(here), self.node(there))
+        if i != j:
+            both = self.cluster.network.bandwidth_bytes_per_s
+            others = [k for k in range(len(both)) if k not in (i,)]
+            uplink = max(both[i, k] for k in others) / max(1, sum(a == i for a, _ in self.used))
+            senders = [k for k in range(len(both)) if k != j]
+            downlink = max(both[k, j] for k in senders) / max(1, sum(b == j for _, b in self.used))
+            pair = bandwidth / max(1, self.used.count((i, j)))
+            bandwidth = min(pair, uplink, downlink)
+        return size / bandwidth, link.latency_s
+
+
+def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int, int]], float, float]]:
+    """(members, seconds of the gradients' all-reduce, seconds of a gather of the weights) of each ring, in order."""
+    name_of = {
+        (p, s): pipe.stages[s].devices[0] for p, pipe in enumerate(plan.pipelines) for s in range(len(pipe.stages))
+    }
+    first_seen = list(dict.fromkeys(name.split("/")[0] for name in name_of.values()))
+    rings = [
+        (sorted(ring, key=lambda place: first_seen.index(name_of[place].split("/")[0])), parameters)
+        for ring, parameters in plain_rings(plan)
+    ]
+    leaving = {
+        ((name_of[a], name_of[b].split("/")[0])): (name_of[a], name_of[b])
+        for ring, _ in reversed(rings)
+        for a, b in reversed(list(zip(ring, ring[1:] + ring[:1], strict=True)))
+    }
+    network = PlainNetwork(cluster, list(leaving.values()))
+    alone = PlainNetwork(cluster, [])
+
+    def seconds(ring: list[tuple[int, int]], size: float) -> float:
+        names = [name_of[place] for place in ring]
+        flat = 2 * (len(names) - 1) * slowest(network, names, size / len(names))
+        nodes: dict[str, list[str]] = {}
+        for name in names:
+            nodes.setdefault(name.split("/")[0], []).append(name)
+        if len(nodes) in (1, len(names)):
+            return flat
+        inside = max(2 * (len(n) - 1) * slowest(alone, n, size / len(n)) for n in nodes.values())
+        firsts = [n[0] for n in nodes.values()]
+        return min(flat, inside + 2 * (len(nodes) - 1) * slowest(network, firsts, size / len(nodes)))
+
+    return [
+        (
+            ring,
+            seconds(ring, parameters * 2 * plan.options.compression.grad_bits / 16),
+            seconds(ring, parameters * 2) / 2,
+        )
+        for ring, parameters in rings
+    ]
+
+
+def slowest(network: PlainNetwork, names: list[str], size: float) -> float:
+    """A step of a ring: as slow as its slowest hop."""
+    return max(sum(network.seconds(a, b, size)) for a, b in zip(names, names[1:] + names[:1], strict=True))
 
 
 def plain_iteration(cluster: Cluster, plan: Plan) -> float:
     """The iteration of pipelines that do one micro-batch each: no stage ever waits for another micro-batch."""
     job, model, bits = plan.workload, plan.model, plan.options.compression
     message = job.micro_batch * job.seq_len * model.hidden_size * 2
-    rings = plain_rings(plan)
+    rings = plain_reductions(cluster, plan)
     gather: dict[tuple[int, int], float] = {}
     if plan.options.zero == 3:  # weights come before each pass: half an all-reduce
-        for ring, parameters in rings:
+        for ring, _, seconds in rings:
             for place in ring:
-                gather[place] = gather.get(place, 0.0) + plain_ring_s(cluster, plan, ring, parameters * 2) / 2
+                gather[place] = gather.get(place, 0.0) + seconds
+    names = [[stage.devices[0] for stage in pipeline.stages] for pipeline in plan.pipelines]
+    hops = [hop for line in names for hop in pairwise(line)]
+    forth, back = PlainNetwork(cluster, hops), PlainNetwork(cluster, [(b, a) for a, b in hops])
     free: dict[tuple[int, int], float] = {}
-    for p, pipeline in enumerate(plan.pipelines):
-        devices = [cluster.device(stage.devices[0]) for stage in pipeline.stages]
-        places = [cluster.index_of[device.name] for device in devices]
+    for p, (pipeline, line) in enumerate(zip(plan.pipelines, names, strict=True)):
         works = [
-            stage_work(device.gpu, model, job, stage.layers, plan.options.recompute)
-            for device, stage in zip(devices, pipeline.stages, strict=True)
+            stage_work(Worker(cluster.device(name).gpu), model, job, stage.layers, plan.options.recompute)
+            for name, stage in zip(line, pipeline.stages, strict=True)
         ]
         time = sum(work.forward_s + gather.get((p, s), 0.0) for s, work in enumerate(works))
-        for a, b in pairwise(places):
-            link = cluster.link(a, b)
-            time += link.latency_s + message * bits.activation_bits / 16 / link.bandwidth_bytes_per_s
+        time += sum(sum(forth.seconds(a, b, message * bits.activation_bits / 16)) for a, b in pairwise(line))
         for s in reversed(range(len(works))):
             time += works[s].backward_s + gather.get((p, s), 0.0)
             free[p, s] = time
             if s:
-                link = cluster.link(places[s], places[s - 1])
-                time += link.latency_s + message * bits.activation_grad_bits / 16 / link.bandwidth_bytes_per_s
-    for ring, parameters in rings:
-        seconds = plain_ring_s(cluster, plan, ring, parameters * 2 * bits.grad_bits / 16)
+                time += sum(back.seconds(line[s], line[s - 1], message * bits.activation_grad_bits / 16))
+    for ring, seconds, _ in rings:
         end = max(free[place] for place in ring) + seconds
         free.update(dict.fromkeys(ring, end))
     shards = len(plan.pipelines) if plan.options.zero else 1
     return max(
-        time
-        + optimizer_s(
-            cluster.device(plan.pipelines[p].stages[s].devices[0]).gpu,
-            model.stage_parameters(plan.pipelines[p].stages[s].layers) / shards,
-        )
+        time + optimizer_s(Worker(cluster.device(names[p][s]).gpu), model, plan.pipelines[p].stages[s].layers, shards)
         for (p, s), time in free.items()
     )
 

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost import COST_MODELS
-from hetsched.cost.compute import stage_work
-from hetsched.cost.memory import RESERVE_BYTES, in_flight
-from hetsched.cost.network import ring_all_reduce_s
+from hetsched.cost.account import memory_bytes
+from hetsched.cost.compute import Worker, stage_work
+from hetsched.cost.memory import in_flight
+from hetsched.cost.network import Lanes, Team, all_reduce_s
+from hetsched.cost.placement import place
+from hetsched.cost.published.dtfm import DtFm
 from hetsched.cost.traffic import gradient_groups
-from hetsched.cost.training import Roofline, hops, memory_bytes
+from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
 from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
@@ -53,20 +56,28 @@ def plan_of(splits: Sequence[Sequence[int]], devices: Sequence[Sequence[str]], m
 # ---- messages
 
 
+def ring_s(size_bytes: float, latency_s: np.ndarray, bandwidth_bytes_per_s: np.ndarray) -> float:
+    """An all-reduce over nodes of one device each, in order."""
+    n = len(latency_s)
+    nodes = tuple(Node(f"n{k}", "r", (find_gpu("A100-SXM-80GB", "test"),)) for k in range(n))
+    cluster = Cluster("ring", nodes, Network(bandwidth_bytes_per_s, latency_s))
+    return all_reduce_s(cluster, [Team((k,), k) for k in range(n)], size_bytes, Lanes())
+
+
 def test_a_ring_moves_an_nth_of_the_bytes_in_each_step() -> None:
     """Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002: 2 (n - 1) (α + S / (n β)); a link is used one way."""
     for n in (2, 3, 8):
         latency, bandwidth = np.full((n, n), 0.01), np.full((n, n), 5e8)
         np.fill_diagonal(latency, np.nan)
         expected = 2 * (n - 1) * (0.01 + 1e9 / n / 5e8)
-        assert ring_all_reduce_s(1e9, latency, bandwidth) == pytest.approx(expected)
+        assert ring_s(1e9, latency, bandwidth) == pytest.approx(expected)
         bandwidth[0, 1] /= 4
         slower = 2 * (n - 1) * (0.01 + 4e9 / n / 5e8)
-        assert ring_all_reduce_s(1e9, latency, bandwidth) == pytest.approx(slower)
+        assert ring_s(1e9, latency, bandwidth) == pytest.approx(slower)
     bandwidth = np.full((4, 4), 5e8)
-    bandwidth[1, 0] = bandwidth[0, 2] = 1.0  # against the ring, and across it
-    assert ring_all_reduce_s(1e9, np.zeros((4, 4)), bandwidth) == pytest.approx(6 * 0.5)
-    assert ring_all_reduce_s(1e9, np.zeros((1, 1)), np.full((1, 1), np.inf)) == 0.0
+    bandwidth[1, 0] = bandwidth[0, 2] = 1e3  # against the ring, and across it
+    assert ring_s(1e9, np.zeros((4, 4)), bandwidth) == pytest.approx(6 * 0.5)
+    assert ring_s(1e9, np.zeros((1, 1)), np.full((1, 1), np.inf)) == 0.0
 
 
 def test_the_ring_goes_round_the_pipelines_in_order() -> None:
@@ -89,7 +100,7 @@ def test_hops_go_from_stage_to_stage_and_back(random_cluster: MakeCluster) -> No
     plan = replace(plan_of([[3, 7]], [["n2/0", "n0/0", "n1/0"]]), options=Options(compression=Compression(4, 8, 16)))
     bandwidth, latency = cluster.network.bandwidth_bytes_per_s, cluster.network.latency_s
     message = 1024 * 768 * 2
-    for hop, (a, b) in zip(hops(cluster, plan, plan.pipelines[0]), ((2, 0), (0, 1)), strict=True):
+    for hop, (a, b) in zip(place(cluster, plan).hops(0), ((2, 0), (0, 1)), strict=True):
         assert hop.forward_occupied_s == pytest.approx(message / 4 / bandwidth[a, b])
         assert hop.backward_occupied_s == pytest.approx(message / 2 / bandwidth[b, a])
         assert (hop.forward_latency_s, hop.backward_latency_s) == (latency[a, b], latency[b, a])
@@ -130,24 +141,24 @@ def test_a_block_is_as_fast_as_its_arithmetic() -> None:
     gpu = replace(find_gpu("A100-SXM-80GB", "test"), efficiency=0.4)
     job = TrainingJob(4, 1024, micro_batch=4)
     block = 4 * (24 * 1024 * 768**2 + 4 * 1024**2 * 768) / (312e12 * 0.4) + 1e-4
-    work = stage_work(gpu, GPT2, job, (3, 5), recompute=False)
+    work = stage_work(Worker(gpu), GPT2, job, (3, 5), recompute=False)
     assert [work.forward_s, work.backward_s] == pytest.approx([2 * block, 4 * block])
-    again = stage_work(gpu, GPT2, job, (3, 5), recompute=True)
+    again = stage_work(Worker(gpu), GPT2, job, (3, 5), recompute=True)
     assert [again.forward_s, again.backward_s] == pytest.approx([2 * block, 6 * block])
 
 
 def test_a_short_message_waits_for_the_weights() -> None:
     """One token: the block's weights are read once."""
     gpu = find_gpu("A100-SXM-80GB", "test")
-    work = stage_work(gpu, GPT2, TrainingJob(1, 1), (3, 4), recompute=False)
+    work = stage_work(Worker(gpu), GPT2, TrainingJob(1, 1), (3, 4), recompute=False)
     assert work.forward_s == pytest.approx(7_087_872 * 2 / (gpu.memory_bytes_per_s * 0.8) + 1e-4)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_split_does_the_work_of_the_whole(recompute: bool) -> None:
     gpu, job = find_gpu("V100-SXM2-16GB", "test"), TrainingJob(2, 512, micro_batch=2)
-    whole = stage_work(gpu, GPT2, job, (0, 12), recompute)
-    parts = [stage_work(gpu, GPT2, job, layers, recompute) for layers in pairwise([0, 1, 6, 12])]
+    whole = stage_work(Worker(gpu), GPT2, job, (0, 12), recompute)
+    parts = [stage_work(Worker(gpu), GPT2, job, layers, recompute) for layers in pairwise([0, 1, 6, 12])]
     assert sum(part.forward_s for part in parts) == pytest.approx(whole.forward_s)
     assert sum(part.backward_s for part in parts) == pytest.approx(whole.backward_s)
     assert parts[0].forward_s * 5 < parts[2].forward_s
@@ -156,30 +167,51 @@ def test_a_split_does_the_work_of_the_whole(recompute: bool) -> None:
 # ---- memory
 
 
+def needs(plan: Plan) -> dict[str, int]:
+    """Bytes a device, without the reserve, on nodes of four cards of 80 GiB."""
+    gpu = find_gpu("A100-SXM-80GB", "test")
+    nodes = tuple(Node(f"n{k}", "r", (gpu,) * 4) for k in range(6))
+    cluster = Cluster("memory", nodes, Network(np.full((6, 6), 1e9), np.zeros((6, 6))))
+    reserve = 2**30 + int(0.03 * gpu.memory_bytes)
+    return {name: needed - reserve for name, needed in memory_bytes(cluster, plan).items()}
+
+
 def test_memory_of_one_device_by_hand() -> None:
     """gpt2, one sequence of 1,024 in bf16: weight 2, fp32 gradient 4, fp32 master and moments 12 a parameter."""
     plan = plan_of([[]], [["n0/0"]], micro_batches=3)
     states = 124_439_808 * 18
     block = 1024 * (4 * 768 + 2 * 768 + 2 * 768 + 2 * 3072) * 2  # norms; q and output; k and v; the MLP's two
     logits = 1024 * 50257 * (2 + 4 + 4)
-    assert memory_bytes(plan) == {"n0/0": states + 12 * block + logits + RESERVE_BYTES}
+    assert needs(plan) == {"n0/0": states + 12 * block + logits}
     gpipe = replace(plan, options=Options(schedule="gpipe"))
     log_softmax = 1024 * 50257 * 4  # in fp32, of each micro-batch whose loss is known and whose backward is to come
-    assert memory_bytes(gpipe)["n0/0"] - memory_bytes(plan)["n0/0"] == 2 * (12 * block + log_softmax)
+    assert needs(gpipe)["n0/0"] - needs(plan)["n0/0"] == 2 * (12 * block + log_softmax)
     recompute = replace(plan, options=Options(recompute=True))
     saved = 12 * block - (12 * 1024 * 768 * 2 + block)
-    assert memory_bytes(plan)["n0/0"] - memory_bytes(recompute)["n0/0"] == saved
+    assert needs(plan)["n0/0"] - needs(recompute)["n0/0"] == saved
     full = replace(plan, workload=replace(plan.workload, dtype="fp32"))
-    assert memory_bytes(full)["n0/0"] == 124_439_808 * 16 + 24 * block + 1024 * 50257 * 12 + RESERVE_BYTES
+    square = 1024 * 12 * 1024 * 4  # no fused attention in fp32
+    assert needs(full)["n0/0"] == 124_439_808 * 16 + 24 * block + 12 * square + 1024 * 50257 * 12
+
+
+def test_tensor_parallelism_splits_what_it_can() -> None:
+    """Weights, states, logits and the inside of a block over 4 devices; the norms' inputs and outputs stay whole."""
+    plan = plan_of([[]], [["n0/0"]])
+    team = Stage((0, 12), ("n0/0", "n0/1", "n0/2", "n0/3"))
+    wide = replace(plan, pipelines=(replace(plan.pipelines[0], stages=(team,)),))
+    whole, split = 1024 * 4 * 768 * 2 * 12, 1024 * (4 * 768 + 2 * 3072) * 2 * 12
+    logits = 1024 * 50257 * 10
+    expected = (124_439_808 * 18 + split + logits) // 4 + whole
+    assert needs(wide) == dict.fromkeys(team.devices, expected)
 
 
 @pytest.mark.parametrize(("zero", "each"), [(0, 18), (1, 2 + 4 + 3), (2, 2 + 1 + 3), (3, 0.5 + 1 + 3)])
 def test_zero_shares_states_over_the_replicas(zero: int, each: float) -> None:
     """Rajbhandari et al. 2020, arXiv 1910.02054, over 4 replicas."""
     plan = plan_of([[]] * 4, [[f"n{k}/0"] for k in range(4)])
-    rest = memory_bytes(plan)["n0/0"] - 124_439_808 * 18
+    rest = needs(plan)["n0/0"] - 124_439_808 * 18
     sharded = replace(plan, options=Options(zero=zero))
-    assert memory_bytes(sharded)["n2/0"] == pytest.approx(124_439_808 * each + rest)
+    assert needs(sharded)["n2/0"] == pytest.approx(124_439_808 * each + rest)
 
 
 def test_micro_batches_in_flight() -> None:
@@ -204,7 +236,7 @@ def test_memory_grows_with_the_work_and_shrinks_by_zero(
 ) -> None:
     cluster = random_cluster(seed, (2, 1, 3))
     plan = random_plan(seed, cluster)
-    here = memory_bytes(plan)
+    here = needs(plan)
     job = plan.workload
     twice = replace(plan, workload=replace(job, micro_batch=2 * job.micro_batch, global_batch=2 * job.global_batch))
     shorter = replace(plan, workload=replace(job, seq_len=job.seq_len // 2))
@@ -214,13 +246,11 @@ def test_memory_grows_with_the_work_and_shrinks_by_zero(
         workload=replace(job, global_batch=job.global_batch + job.micro_batch * len(plan.pipelines)),
     )
     for name, needed in here.items():
-        assert memory_bytes(twice)[name] > needed
-        assert memory_bytes(shorter)[name] < needed
-        assert memory_bytes(more)[name] >= needed
+        assert needs(twice)[name] > needed
+        assert needs(shorter)[name] < needed
+        assert needs(more)[name] >= needed
     for zero in range(3):
-        less, most = (
-            memory_bytes(replace(plan, options=replace(plan.options, zero=level))) for level in (zero + 1, zero)
-        )
+        less, most = (needs(replace(plan, options=replace(plan.options, zero=level))) for level in (zero + 1, zero))
         for name in here:
             assert less[name] < most[name] if len(plan.pipelines) > 1 else less[name] == most[name]
 
@@ -295,9 +325,8 @@ def test_a_device_that_the_cluster_lacks(random_cluster: MakeCluster, model: str
         COST_MODELS[model](0.9).price(random_cluster(0), plan)
 
 
-@pytest.mark.parametrize("model", ["roofline", "dtfm"])
-def test_tensor_parallel_stages_are_refused(random_cluster: MakeCluster, model: str) -> None:
+def test_tensor_parallel_stages_have_no_place_in_dtfm(random_cluster: MakeCluster) -> None:
     plan = plan_of([[]], [["n0/0"]])
     wide = replace(plan, pipelines=(replace(plan.pipelines[0], stages=(Stage((0, 12), ("n0/0", "n0/1")),)),))
     with pytest.raises(HetschedError, match="tensor parallel"):
-        COST_MODELS[model](0.9).price(random_cluster(0), wide)
+        DtFm(0.9).price(random_cluster(0), wide)

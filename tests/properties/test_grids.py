@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster
 from hetsched.cost import COST_MODELS
-from hetsched.cost.compute import stage_work
-from hetsched.cost.memory import stage_bytes
-from hetsched.cost.training import MEMORY_FRACTION
+from hetsched.cost.account import MEMORY_FRACTION
+from hetsched.cost.compute import Worker, stage_work
+from hetsched.cost.memory import stage_bytes, usable_bytes
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Stage
@@ -144,12 +144,15 @@ def test_layers_are_split_as_well_as_any_split(name: str, kinds: list[str], size
     gpus = tuple(find_gpu(kind, "test") for kind in kinds)
 
     def slowest(parts: list[tuple[int, int]]) -> float:
-        works = [stage_work(gpu, model, job, part, options.recompute) for gpu, part in zip(gpus, parts, strict=True)]
+        works = [
+            stage_work(Worker(gpu), model, job, part, options.recompute) for gpu, part in zip(gpus, parts, strict=True)
+        ]
         return max(work.forward_s + work.backward_s for work in works)
 
     def fits(parts: list[tuple[int, int]]) -> bool:
         return all(
-            stage_bytes(model, job, options, Stage(part, ("d",)), s, depth, 16, 2) <= gpu.memory_bytes * MEMORY_FRACTION
+            stage_bytes(model, job, options, Stage(part, ("d",)), s, depth, 16, 2)
+            <= usable_bytes(gpu.memory_bytes, MEMORY_FRACTION)
             for s, (gpu, part) in enumerate(zip(gpus, parts, strict=True))
         )
 

@@ -210,7 +210,6 @@ def test_a_missing_answer_names_the_pair(tmp_path: Path) -> None:
             "nodes: [{name: a, region: rome, gpu: T4}]\nnetwork: {between_regions: [{a: roma, b: x, latency_ms: 1}]}",
             "no node is in region 'roma', the entry is ignored; `rome` may be meant",
         ),
-        ("nodes: [{name: a, gpu: T4}]\nprofiles: [cluster.yaml]", "measured profiles are not used by this version"),
     ],
 )
 def test_warnings(tmp_path: Path, text: str, fragment: str) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cluster import Cluster, Floats
+from hetsched.cost.account import MEMORY_FRACTION, account
 from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.training import MEMORY_FRACTION, account
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
 from hetsched.plan import Plan

@@ -1,0 +1,110 @@
+"""A training plan on its cluster: the team of each stage, what it works, and who uses which network at once."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hetsched.cluster import Cluster
+from hetsched.cost.compute import StageWork, Worker, efficiency, stage_work
+from hetsched.cost.memory import hidden_bytes
+from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s
+from hetsched.cost.schedule import Hop
+from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
+from hetsched.model import ModelSpec
+from hetsched.plan import Plan
+from hetsched.workload import TrainingJob
+
+Seat = tuple[int, int]  # (pipeline, stage)
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time."""
+
+    cluster: Cluster
+    plan: Plan
+    teams: list[list[Team]]
+    workers: list[list[Worker]]
+    groups: list[GradientGroup]
+    rings: list[list[Seat]]  # of each group: its members in ring order
+    forward_lanes: Lanes
+    backward_lanes: Lanes
+    gradient_lanes: Lanes
+
+    def works(self) -> list[list[StageWork]]:
+        """What each stage works on one micro-batch."""
+        plan = self.plan
+        return [
+            [
+                stage_work(worker, plan.model, plan.workload, stage.layers, plan.options.recompute)
+                for worker, stage in zip(workers, pipeline.stages, strict=True)
+            ]
+            for workers, pipeline in zip(self.workers, plan.pipelines, strict=True)
+        ]
+
+    def hops(self, pipeline: int) -> list[Hop]:
+        """The links between a pipeline's stages, for one micro-batch's activations and their gradients."""
+        forward, backward = hop_bytes(self.plan)
+        teams = self.teams[pipeline]
+        return [
+            Hop(
+                *transfer_s(self.cluster, here, there, forward, self.forward_lanes),
+                *transfer_s(self.cluster, there, here, backward, self.backward_lanes),
+            )
+            for here, there in pairwise(teams)
+        ]
+
+    def members(self, ring: list[Seat]) -> list[Team]:
+        """The teams of a ring."""
+        return [self.teams[p][s] for p, s in ring]
+
+
+def place(cluster: Cluster, plan: Plan) -> Placement:
+    """The plan's placement; HetschedError where it names a device that the cluster lacks."""
+    teams = [[place_team(cluster, stage.devices) for stage in pipeline.stages] for pipeline in plan.pipelines]
+    workers = [[worker_of(cluster, team, plan.model, plan.workload) for team in line] for line in teams]
+    groups = gradient_groups(plan)
+    ranks: dict[int, int] = {}
+    for line in teams:
+        for team in line:
+            ranks.setdefault(team.node, len(ranks))
+    rings = [sorted(group.members, key=lambda seat: ranks[teams[seat[0]][seat[1]].node]) for group in groups]
+    boundaries = [pair for line in teams for pair in pairwise(line)]
+    return Placement(
+        cluster,
+        plan,
+        teams,
+        workers,
+        groups,
+        rings,
+        Lanes.of(boundaries),
+        Lanes.of((there, here) for here, there in boundaries),
+        _gradient_lanes(teams, rings),
+    )
+
+
+def place_team(cluster: Cluster, names: tuple[str, ...]) -> Team:
+    """The team of a stage; HetschedError where a device is not in the cluster."""
+    for name in names:
+        cluster.position(name)
+    return team_of(cluster, names)
+
+
+def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) -> Worker:
+    """What a team is as a worker: its slowest GPU at its degree, measured where there is a profile."""
+    gpus = [cluster.devices[device].gpu for device in team.devices]
+    slowest = min(gpus, key=lambda gpu: gpu.flops_per_s(job.dtype) * efficiency(gpu))
+    measured = cluster.measured.part_times(model, job, slowest.kind, team.size)
+    if team.size == 1 or measured is not None:
+        return Worker(slowest, team.size, 0.0, measured)
+    return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
+
+
+def _gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
+    """A stage reduces one group at a time, all stages at once: each counts once for each node it sends gradients to."""
+    flows: dict[tuple[Seat, int], tuple[Team, Team]] = {}
+    for ring in rings:
+        for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
+            source, target = teams[here[0]][here[1]], teams[there[0]][there[1]]
+            if source.node != target.node:
+                flows.setdefault((here, target.node), (source, target))
+    return Lanes.of(flows.values())

@@ -1,0 +1,149 @@
+"""What was measured: times of model parts on a GPU kind, and bandwidths by message size."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hetsched.model import ModelSpec
+from hetsched.workload import TrainingJob
+
+SMALLEST_MESSAGE_BYTES = 1e6  # below, a fitted curve leaves the physical range: its value there is kept
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model and a job decides how long a block takes; a profile holds for any model of its shape."""
+
+    hidden_size: int
+    num_heads: int
+    ffn_size: int
+    vocab_size: int
+    seq_len: int
+    dtype: str
+
+    @classmethod
+    def of(cls, model: ModelSpec, job: TrainingJob) -> "ModelShape":
+        """The shape of a model in a job."""
+        return cls(model.hidden_size, model.num_heads, model.ffn_size, model.vocab_size, job.seq_len, job.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class PassTimes:
+    """Seconds of one part of a model for one micro-batch: forward, backward, and its optimiser update."""
+
+    forward_s: float
+    backward_s: float
+    update_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class PartTimes:
+    """The times of the parts of a model: the embedding, one block, and the final norm with the LM head."""
+
+    embedding: PassTimes
+    block: PassTimes
+    head: PassTimes
+
+
+@dataclass(frozen=True)
+class TrainingProfile:
+    """Measured times on one GPU kind at one tensor-parallel degree, communication of that degree included.
+
+    points: {micro-batch size: times}.
+    """
+
+    points: Mapping[int, PartTimes]
+
+    def at(self, micro_batch: int) -> PartTimes | None:
+        """The times at a micro-batch size, between two measured ones by a straight line; None beyond the measured."""
+        sizes = sorted(self.points)
+        if not sizes or not sizes[0] <= micro_batch <= sizes[-1]:
+            return None
+        if micro_batch in self.points:
+            return self.points[micro_batch]
+        above = next(size for size in sizes if size > micro_batch)
+        below = max(size for size in sizes if size < micro_batch)
+        share = (micro_batch - below) / (above - below)
+        low, high = self.points[below], self.points[above]
+        return PartTimes(
+            _between(low.embedding, high.embedding, share),
+            _between(low.block, high.block, share),
+            _between(low.head, high.head, share),
+        )
+
+
+def _between(low: PassTimes, high: PassTimes, share: float) -> PassTimes:
+    return PassTimes(
+        low.forward_s + share * (high.forward_s - low.forward_s),
+        low.backward_s + share * (high.backward_s - low.backward_s),
+        low.update_s + share * (high.update_s - low.update_s),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class BandwidthCurve:
+    """Measured bandwidth by message size: c0 L² + c1 L + c2 gigabytes/s, with L = log2 of the size in megabytes."""
+
+    coefficients: tuple[float, float, float]
+    max_bytes_per_s: float
+
+    def bytes_per_s(self, size_bytes: float) -> float:
+        """Bytes a second for messages of that size; never above the largest measured, nor past the curve's top."""
+        c0, c1, c2 = self.coefficients
+        size = math.log2(max(size_bytes, SMALLEST_MESSAGE_BYTES) / 1e6)
+        if c0 < 0.0:
+            size = min(size, -c1 / (2 * c0))  # larger messages are not slower: the fit bends down there
+        return min((c0 * size * size + c1 * size + c2) * 1e9, self.max_bytes_per_s)
+
+
+@dataclass(frozen=True)
+class BandwidthCurves:
+    """Curves by the kinds of GPU at both ends and by how many GPUs of a node take part at once.
+
+    inside: {(kind, GPUs): curve}, what each GPU of such a group gets in a collective (bus bandwidth); between:
+    {(kind, peer kind, GPUs): curve}, what so many pairs of GPUs of two nodes get together.
+    """
+
+    inside: Mapping[tuple[str, int], BandwidthCurve] = field(default_factory=dict)
+    between: Mapping[tuple[str, str, int], BandwidthCurve] = field(default_factory=dict)
+
+    def inside_node(self, kind: str, gpus: int) -> BandwidthCurve | None:
+        """The curve for a group of `gpus`: the next larger measured group's, else the largest one's."""
+        return _nearest({n: curve for (k, n), curve in self.inside.items() if k == kind}, gpus)
+
+    def between_nodes(self, kind: str, peer: str, gpus: int) -> BandwidthCurve | None:
+        """The curve for `gpus` pairs at once: the next larger measured number's, else the largest one's."""
+        return _nearest({n: curve for (k, p, n), curve in self.between.items() if (k, p) == (kind, peer)}, gpus)
+
+
+def _nearest(curves: Mapping[int, BandwidthCurve], gpus: int) -> BandwidthCurve | None:
+    if not curves:
+        return None
+    return curves[min((n for n in curves if n >= gpus), default=max(curves))]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Everything that was measured of a cluster's kinds of GPU. training: {(shape, kind, TP degree): profile}."""
+
+    training: Mapping[tuple[ModelShape, str, int], TrainingProfile] = field(default_factory=dict)
+    curves: BandwidthCurves = field(default_factory=BandwidthCurves)
+
+    def part_times(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> PartTimes | None:
+        """The measured times of a model's parts, or None where there are none for this shape, kind, degree and size."""
+        if not self.training:
+            return None
+        profile = self.training.get((ModelShape.of(model, job), kind, tensor_parallel))
+        return None if profile is None else profile.at(job.micro_batch)
+
+    @classmethod
+    def merged(cls, several: Iterable["Measurements"]) -> "Measurements":
+        """All of them as one; of two for the same thing the later one holds."""
+        training: dict[tuple[ModelShape, str, int], TrainingProfile] = {}
+        inside: dict[tuple[str, int], BandwidthCurve] = {}
+        between: dict[tuple[str, str, int], BandwidthCurve] = {}
+        for one in several:
+            training.update(one.training)
+            inside.update(one.curves.inside)
+            between.update(one.curves.between)
+        return cls(training, BandwidthCurves(inside, between))
