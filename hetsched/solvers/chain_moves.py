@@ -19,7 +19,11 @@ class Limits:
 
     replicas: int | None = None
     stages: int | None = None
-    tensor_parallel: bool = True
+    most_replicas: int = 1_000_000
+
+    def allow(self, chain: Chain) -> bool:
+        """Whether a pipeline has as many stages as asked for."""
+        return self.stages in (None, len(chain))
 
 
 @dataclass(slots=True)
@@ -40,16 +44,6 @@ class Draft:
     def below(self, size: int) -> int:
         """A number from 0 to size - 1."""
         return int(self.random.random() * size)
-
-    def after(self, changes: Changes) -> list[Chain]:
-        """The chains with the changes made."""
-        chains: list[Chain | None] = [*self.chains]
-        for position, chain in changes.items():
-            if position < len(chains):
-                chains[position] = chain
-            else:
-                chains.append(chain)
-        return [chain for chain in chains if chain is not None]
 
     def split(self, groups: list[Group], more: int = 0) -> Chain | None:
         """A chain of these groups; `more`: how many pipelines more than now there will be."""
@@ -133,8 +127,6 @@ def move_stage(draft: Draft) -> Changes | None:
 
 def regroup(draft: Draft) -> Changes | None:
     """Two stages of one kind become one wider group, or a wide group two stages."""
-    if not draft.limits.tensor_parallel:
-        return None
     p = draft.pick()
     groups = _groups(draft.chains[p])
     i = draft.below(len(groups))
@@ -165,20 +157,18 @@ def use_idle(draft: Draft) -> Changes | None:
     way = draft.random.random()
     i = draft.below(len(groups))
     if way < 0.4:
-        size = 1 if draft.random.random() < 0.6 or not draft.limits.tensor_parallel else 1 + draft.below(4)
+        size = 1 if draft.random.random() < 0.6 else 1 + draft.below(4)
         if size > draft.idle[member]:
             return None
         groups.insert(draft.below(len(groups) + 1), (member,) * size)
     elif way < 0.8:
         size = len(groups[i]) if draft.random.random() < 0.6 else 1 + draft.below(4)
-        if size > draft.idle[member] or (size > 1 and not draft.limits.tensor_parallel):
+        if size > draft.idle[member]:
             return None
         groups[i] = (member,) * size
     else:
         size = len(groups[i])
         if size > draft.idle[member] or draft.kinds[groups[i][0]] != draft.kinds[member]:
-            return None
-        if not draft.limits.tensor_parallel:
             return None
         groups[i] = tuple(sorted(groups[i] + (member,) * size))
     chain = draft.split(groups)
@@ -240,9 +230,9 @@ def _reorder(draft: Draft) -> Changes | None:
 
 def found(draft: Draft) -> Changes | None:
     """One pipeline more: of idle devices, or of a part of another pipeline."""
-    if draft.limits.replicas is not None:
-        return None
     new = len(draft.chains)
+    if draft.limits.replicas is not None or new >= draft.limits.most_replicas:
+        return None
     if draft.random.random() < 0.5:
         groups: list[Group] = [(member,) for member in draft.idle_classes() for _ in range(draft.idle[member])]
         draft.random.shuffle(groups)
@@ -280,3 +270,4 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (found, 0.01),
     (dissolve, 0.01),
 )
+CHANGE_DEVICES = frozenset((use_idle, leave_idle, found, dissolve))  # the others only move them about

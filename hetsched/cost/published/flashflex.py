@@ -16,10 +16,11 @@ import numpy as np
 
 from hetsched.cluster import Cluster, Floats
 from hetsched.cost.base import Assumptions, Cost, Violation
+from hetsched.cost.chains import ChainPricer
 from hetsched.cost.money import plan_usd_per_hour
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
-from hetsched.plan import Compression, Plan
+from hetsched.plan import Compression, Options, Plan
 from hetsched.units import BYTES_PER_GB, FLOPS_PER_TFLOPS
 from hetsched.workload import TrainingJob
 
@@ -189,6 +190,19 @@ class FlashFlex:
         }
         iteration_s = PIPELINE_WEIGHT * times[slowest] + DATA_WEIGHT * exchange
         return _account(cluster, plan, formulas, iteration_s, breakdown)
+
+    def chains(
+        self,
+        cluster: Cluster,
+        members: Sequence[Sequence[int]],
+        model: ModelSpec,
+        job: TrainingJob,
+        options: Options,
+    ) -> ChainPricer:
+        """The formulas by chains of classes."""
+        from hetsched.cost.published.flashflex_chains import FlashFlexChains
+
+        return FlashFlexChains(Formulas(model, job), cluster, members)
 
 
 def blocks(plan: Plan) -> list[tuple[int, list[tuple[str, ...]]]]:

@@ -5,7 +5,7 @@ hold it. The groups of a block are known by the sum of a random number of 60 bit
 sum is as likely as a broken memory cell.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from math import inf
@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from hetsched.cluster import Cluster
-from hetsched.cost.chains import Chain, Group
+from hetsched.cost.chains import Chain, Group, Standing, even_ends
 from hetsched.cost.published.flashflex import (
     DATA_WEIGHT,
     PIPELINE_WEIGHT,
@@ -34,7 +34,7 @@ class FlashFlexChains:
     def __init__(self, formulas: Formulas, cluster: Cluster, members: Sequence[Sequence[int]]) -> None:
         self.formulas, self.cluster, self.members = formulas, cluster, members
         self.blocks = formulas.model.num_layers
-        self._stage_s: dict[Group, float] = {}
+        self._block_s_of: dict[Group, float] = {}
         self._hops: dict[tuple[Group, Group], float] = {}
         self._most: dict[tuple[Group, bool, bool], int] = {}
         self._splits: dict[tuple[Group, ...], Chain | None] = {}
@@ -45,36 +45,37 @@ class FlashFlexChains:
         self._draw = np.random.default_rng(0)
 
     @cached_property
-    def _bandwidth(self) -> np.ndarray:
-        """(classes, classes): between one device of each; on the diagonal between two of the class, inf if alone."""
+    def _slowness(self) -> list[list[float]]:
+        """[class][class]: seconds a byte takes between one device of each, or between two of one class."""
         first = [positions[0] for positions in self.members]
         last = [positions[-1] for positions in self.members]
-        return paper_bandwidth(self.cluster.links(first, last)[1])
+        slowness: list[list[float]] = (1 / paper_bandwidth(self.cluster.links(first, last)[1])).tolist()
+        return slowness
 
-    def _links(self, rows: Sequence[int], columns: Sequence[int]) -> np.ndarray:
-        return self._bandwidth[np.ix_(rows, columns)]
+    def _spread(self, member: int, group: Sequence[int]) -> float:
+        """Seconds a byte takes from one of a group to each of the others, summed."""
+        row = self._slowness[member]
+        return sum([row[other] for other in group]) - row[member]
 
-    def _inside(self, group: Sequence[int]) -> np.ndarray:
-        links = self._links(group, group)
-        np.fill_diagonal(links, np.inf)
-        return links
-
-    def stage_s(self, group: Group) -> float:
-        """Seconds that a block of one micro-batch takes on a group: its computing and its messages."""
-        seconds = self._stage_s.get(group)
+    def block_s(self, group: Group) -> float:
+        """See `ChainPricer`: its computing and its messages."""
+        seconds = self._block_s_of.get(group)
         if seconds is None:
             gpu = self.cluster.devices[self.members[group[0]][0]].gpu
             flops_per_s = paper_flops_per_s(gpu.flops_per_s(self.formulas.job.dtype))
             seconds = self.formulas.compute_s(flops_per_s, len(group))
-            seconds += self.formulas.tensor_parallel_s(self._inside(group)) if len(group) > 1 else 0.0
-            self._stage_s[group] = seconds
+            slowest = max(self._spread(member, group) for member in group)
+            seconds += 12 * self.formulas.hidden_bytes / len(group) * slowest
+            self._block_s_of[group] = seconds
         return seconds
 
     def hop_s(self, here: Group, there: Group) -> float:
         """Seconds of one micro-batch's hop."""
         seconds = self._hops.get((here, there))
         if seconds is None:
-            seconds = self.formulas.hop_s(self._links(here, there), self._inside(there))
+            rows = [self._slowness[member] for member in here]
+            nearest = min(min(row[other] for row in rows) + self._spread(other, there) / len(there) for other in there)
+            seconds = 2 * self.formulas.hidden_bytes * nearest
             self._hops[here, there] = seconds
         return seconds
 
@@ -91,7 +92,7 @@ class FlashFlexChains:
         return most
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        """See `ChainPricer`. Exact: each layer in turn goes where it ends first; then the rest is as even as can be."""
+        """See `ChainPricer`."""
         if groups in self._splits:
             return self._splits[groups]
         if len(self._splits) > MOST_REMEMBERED:
@@ -100,25 +101,15 @@ class FlashFlexChains:
         return chain
 
     def _split(self, groups: tuple[Group, ...]) -> Chain | None:
-        depth = len(groups)
-        if depth > self.blocks:
-            return None
-        last = depth - 1
-        seconds = [self.stage_s(group) for group in groups]
+        last = len(groups) - 1
+        seconds = [self.block_s(group) for group in groups]
         extra = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
         most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
-        if not all(most) or sum(most) < self.blocks:
-            return None
-        counts = [1] * depth
-        ends = [e + t * 2 if m > 1 else inf for e, t, m in zip(extra, seconds, most, strict=True)]
-        for _ in range(self.blocks - depth):
-            s = ends.index(min(ends))
-            counts[s] += 1
-            ends[s] = ends[s] + seconds[s] if counts[s] < most[s] else inf
-        return tuple(zip(groups, counts, strict=True))
+        counts = even_ends(seconds, extra, most, self.blocks)
+        return None if counts is None else tuple(zip(groups, counts, strict=True))
 
-    def fits(self, chain: Chain, pipelines: int) -> bool:
-        """See `ChainPricer`."""
+    def fits(self, chain: Chain) -> bool:
+        """Whether no stage needs more memory than it has."""
         last = len(chain) - 1
         return all(layers <= self.most_layers(group, s == 0, s == last) for s, (group, layers) in enumerate(chain))
 
@@ -130,8 +121,8 @@ class FlashFlexChains:
         """Seconds of a pipeline; inf where it does not fit."""
         seconds = self._seconds.get((chain, count))
         if seconds is None:
-            if self.fits(chain, 1):
-                stages = [layers * self.stage_s(group) for group, layers in chain]
+            if self.fits(chain):
+                stages = [layers * self.block_s(group) for group, layers in chain]
                 for s, (here, there) in enumerate(pairwise(chain)):
                     stages[s] += self.hop_s(here[0], there[0])
                 seconds = gpipe_s(stages, count)
@@ -142,28 +133,38 @@ class FlashFlexChains:
             self._seconds[chain, count] = seconds
         return seconds
 
-    def price(self, chains: Sequence[Chain]) -> tuple[float, float]:
+    def stand(self, chains: Sequence[Chain]) -> Standing:
         """See `ChainPricer`; inf where a chain does not fit, or degrees that share a block do not divide."""
-        pipelines = len(chains)
-        count = micro_batches(self.formulas.job, pipelines)
+        count = micro_batches(self.formulas.job, len(chains))
         times = [self.chain_s(chain, count) for chain in chains]
+        keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
+        return self._standing(list(chains), times, keys)
+
+    def change(self, standing: Standing, changes: Mapping[int, Chain]) -> Standing:
+        """See `ChainPricer`."""
+        chains, times, keys = [*standing.chains], [*standing.times], standing.keys
+        count = micro_batches(self.formulas.job, len(chains))
+        for position, chain in changes.items():
+            times[position] = self.chain_s(chain, count)
+            before, after = self.marks(chains[position]), self.marks(chain)
+            keys = [key - old + new for key, old, new in zip(keys, before, after, strict=True)]
+            chains[position] = chain
+        return self._standing(chains, times, keys)
+
+    def _standing(self, chains: list[Chain], times: list[float], keys: list[int]) -> Standing:
         slowest = max(times)
         if slowest == inf:
-            return inf, inf
-        exchange = self.exchange_s(chains)
-        blended = (1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / pipelines
-        return (
-            PIPELINE_WEIGHT * slowest + DATA_WEIGHT * exchange,
-            PIPELINE_WEIGHT * blended + DATA_WEIGHT * exchange,
-        )
+            return Standing(chains, inf, inf, times, keys)
+        exchange = DATA_WEIGHT * self._exchange_s(chains, keys)
+        blended = (1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / len(times)
+        return Standing(chains, PIPELINE_WEIGHT * slowest + exchange, PIPELINE_WEIGHT * blended + exchange, times, keys)
 
-    def exchange_s(self, chains: Sequence[Chain]) -> float:
+    def _exchange_s(self, chains: Sequence[Chain], keys: list[int]) -> float:
         """DP of all blocks."""
         pipelines = len(chains)
         if pipelines == 1:
             return 0.0
         known = self._exchanges.setdefault(pipelines, {})
-        keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
         try:
             return sum(map(known.__getitem__, keys))
         except KeyError:
@@ -188,12 +189,14 @@ class FlashFlexChains:
 
     def _block_exchange_s(self, groups: list[Group]) -> float:
         degrees = sorted({len(group) for group in groups})
+        least, widest = degrees[0], degrees[-1]
         if any(wide % narrow for narrow, wide in pairwise(degrees)):
             return inf
-        rows = [member for group in groups for member in group]
-        bandwidth = self._inside(rows)
-        places = iter(range(len(rows)))
-        return self.formulas.data_parallel_s([[next(places) for _ in group] for group in groups], bandwidth)
+        slowest = 0.0
+        for column in range(widest // least):
+            ranks = [group[column * len(group) // widest] for group in groups]
+            slowest += max(self._spread(rank, ranks) for rank in set(ranks))
+        return 2 * self.formulas.block_bytes / (least * len(groups)) * slowest
 
 
 def _holder(chain: Chain, block: int) -> Group:
