@@ -35,8 +35,8 @@ class Island:
 class LocalSearch:
     """See the module. A step is `moves` moves; temperatures are shares of the iteration time."""
 
-    moves: int = 20_000
-    scouting: int = 1000
+    moves: int = 8_000
+    scouting: int = 500
     hot: float = 0.003
     cold: float = 0.00005
     name: str = "local-search"
@@ -47,7 +47,7 @@ class LocalSearch:
 
     def steps(self, problem: Problem) -> int:
         """A walk on each island, and a few more on the best."""
-        return len(replica_counts(problem)) + 8
+        return 90
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         """A scouting walk on each island, then longer ones for ever."""

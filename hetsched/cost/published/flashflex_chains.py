@@ -108,11 +108,6 @@ class FlashFlexChains:
         counts = even_ends(seconds, extra, most, self.blocks)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
 
-    def fits(self, chain: Chain) -> bool:
-        """Whether no stage needs more memory than it has."""
-        last = len(chain) - 1
-        return all(layers <= self.most_layers(group, s == 0, s == last) for s, (group, layers) in enumerate(chain))
-
     def shares(self, chains: Sequence[Chain]) -> list[int]:
         """The even share, rounded up."""
         return [micro_batches(self.formulas.job, len(chains))] * len(chains)
@@ -121,17 +116,23 @@ class FlashFlexChains:
         """Seconds of a pipeline; inf where it does not fit."""
         seconds = self._seconds.get((chain, count))
         if seconds is None:
-            if self.fits(chain):
-                stages = [layers * self.block_s(group) for group, layers in chain]
-                for s, (here, there) in enumerate(pairwise(chain)):
-                    stages[s] += self.hop_s(here[0], there[0])
-                seconds = gpipe_s(stages, count)
-            else:
-                seconds = inf
+            seconds = self._play(chain, count)
             if len(self._seconds) > MOST_REMEMBERED:
                 self._seconds.clear()
             self._seconds[chain, count] = seconds
         return seconds
+
+    def _play(self, chain: Chain, count: int) -> float:
+        last, after = len(chain) - 1, None
+        stages = []
+        for s in range(last, -1, -1):
+            group, layers = chain[s]
+            if layers > self.most_layers(group, s == 0, s == last):
+                return inf
+            seconds = layers * self.block_s(group)
+            stages.append(seconds if after is None else seconds + self.hop_s(group, after))
+            after = group
+        return gpipe_s(stages[::-1], count)
 
     def stand(self, chains: Sequence[Chain]) -> Standing:
         """See `ChainPricer`; inf where a chain does not fit, or degrees that share a block do not divide."""
