@@ -6,7 +6,7 @@ and receive, as much at once as to the peer it is nearest to.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -61,6 +61,9 @@ class Lanes:
         self.out[source] += count
         self.into[target] += count
         self.pairs[source, target] += count
+
+
+StepTime = Callable[[Cluster, Team, Team, float, Lanes, int], float]
 
 
 def width(source: Team, target: Team) -> int:
@@ -135,14 +138,18 @@ def _has_own_links(cluster: Cluster, a: Team, b: Team) -> bool:
     return a.spans or b.spans or (a.node, b.node) in cluster.network.per_device
 
 
-def all_reduce_s(cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes) -> float:
+def all_reduce_s(
+    cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes, step: StepTime | None = None
+) -> float:
     """All-reduce of `size_bytes` that each team holds once, over its devices: the faster of two ways.
 
     One ring through all teams in the order given; or, where nodes have several of them, a reduce-scatter inside each
     node, rings across the nodes, and a gather inside each node. A ring takes 2 (n - 1) steps of 1/n of the bytes, each
     as slow as its slowest link (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). Teams of unequal size reduce
-    matching slices, in rings at the same time: what matters is how many bytes a link carries in all.
+    matching slices, in rings at the same time: what matters is how many bytes a link carries in all. step: `step_s`, or
+    one that remembers.
     """
+    step = step or step_s
     n = len(members)
     if n < 2:
         return 0.0
@@ -150,17 +157,18 @@ def all_reduce_s(cluster: Cluster, members: Sequence[Team], size_bytes: float, l
     for team in members:
         nodes.setdefault(team.node, []).append(team)
     hops = list(zip(members, [*members[1:], members[0]], strict=True))
-    flat = 2 * (n - 1) * max(_step_s(cluster, a, b, size_bytes / n, lanes, len(nodes[a.node])) for a, b in hops)
+    flat = 2 * (n - 1) * max(step(cluster, a, b, size_bytes / n, lanes, len(nodes[a.node])) for a, b in hops)
     if len(nodes) < 2 or len(nodes) == n:
         return flat
-    within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes) for teams in nodes.values())
+    within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes, step) for teams in nodes.values())
     first = [teams[0] for teams in nodes.values()]
     across = zip(first, [*first[1:], first[0]], strict=True)
     steps = 2 * (len(nodes) - 1)
-    return min(flat, within + steps * max(_step_s(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
+    return min(flat, within + steps * max(step(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
 
 
-def _step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
+def step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
+    """One step of a ring, from a team to the next; teams: how many of the ring are in the first one's node."""
     latency_s, each = _worst_link(cluster, a, b)
     if a.node == b.node:
         measured = cluster.inside_bytes_per_s(a.node, teams * max(a.size, b.size), CHUNK_BYTES)
@@ -171,8 +179,8 @@ def _step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes,
     return latency_s + size_bytes / whole
 
 
-def _inside_step_s(cluster: Cluster, teams: Sequence[Team], size_bytes: float) -> float:
+def _inside_step_s(cluster: Cluster, teams: Sequence[Team], size_bytes: float, step: StepTime) -> float:
     if len(teams) < 2:
         return 0.0
     here = [*teams, teams[0]]
-    return max(_step_s(cluster, a, b, size_bytes / len(teams), Lanes(), len(teams)) for a, b in pairwise(here))
+    return max(step(cluster, a, b, size_bytes / len(teams), Lanes(), len(teams)) for a, b in pairwise(here))
