@@ -146,12 +146,13 @@ class RooflineChains:
         ]
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        """See `ChainPricer`."""
+        """See `ChainPricer`; None too where a group spans nodes."""
         key = groups, pipelines
         if key not in self._splits:
             if len(self._splits) > MOST_REMEMBERED:
                 self._splits.clear()
-            self._splits[key] = self._split(groups, pipelines)
+            across = any(len({self._nodes[member] for member in group}) > 1 for group in groups if len(group) > 1)
+            self._splits[key] = None if across else self._split(groups, pipelines)
         return self._splits[key]
 
     def _split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
