@@ -63,10 +63,7 @@ class Roofline:
 
     def price(self, cluster: Cluster, plan: Plan) -> Cost:
         """The plan's iteration time and memory; HetschedError where a device is not in the cluster."""
-        iteration = play_iteration(cluster, plan)
-        return account(
-            cluster, plan, iteration.seconds, breakdown_s(iteration), self.memory_fraction, _notes(iteration.placement)
-        )
+        return iteration_cost(play_iteration(cluster, plan), self.memory_fraction)
 
 
 def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:
@@ -117,6 +114,19 @@ def _with_gathers(placement: Placement, works: list[list[StageWork]]) -> list[li
         ]
         for pair in zip(works, gather_s, strict=True)
     ]
+
+
+def iteration_cost(iteration: Iteration, memory_fraction: float) -> Cost:
+    """The Cost of an iteration whose times are known."""
+    placement = iteration.placement
+    return account(
+        placement.cluster,
+        placement.plan,
+        iteration.seconds,
+        breakdown_s(iteration),
+        memory_fraction,
+        _notes(placement),
+    )
 
 
 def breakdown_s(iteration: Iteration) -> dict[str, float]:
