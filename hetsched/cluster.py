@@ -161,6 +161,11 @@ class Cluster:
         return np.repeat(np.arange(len(self.nodes)), [len(node.gpus) for node in self.nodes])
 
     @cached_property
+    def node_numbers(self) -> list[int]:
+        """`node_of` as plain numbers, for single look-ups."""
+        return [int(node) for node in self.node_of]
+
+    @cached_property
     def regions(self) -> tuple[str, ...]:
         """The regions, in the order in which they first appear."""
         return tuple(dict.fromkeys(node.region for node in self.nodes))

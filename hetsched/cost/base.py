@@ -1,13 +1,16 @@
 """What a cost model says of a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
 
 from hetsched.cluster import Cluster
-from hetsched.plan import Plan
+from hetsched.cost.chains import ChainPricer
+from hetsched.model import ModelSpec
+from hetsched.plan import Options, Plan
 from hetsched.units import SECONDS_PER_HOUR, TOKENS_PER_MILLION
+from hetsched.workload import TrainingJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +160,15 @@ class CostModel(Protocol):
 
     def price(self, cluster: Cluster, plan: Plan) -> Cost:
         """The plan's cost; HetschedError where it names a device that the cluster lacks, or is refused."""
+        ...
+
+    def chains(
+        self,
+        cluster: Cluster,
+        members: Sequence[Sequence[int]],
+        model: ModelSpec,
+        job: TrainingJob,
+        options: Options,
+    ) -> ChainPricer | None:
+        """A quick way to price many asymmetric plans, None where it has none; members: per class, its devices."""
         ...

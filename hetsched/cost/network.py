@@ -6,7 +6,7 @@ and receive, as much at once as to the peer it is nearest to.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,10 +17,14 @@ CHUNK_BYTES = 512 * 2**10  # NCCL cuts what it moves into these (NCCL_BUFFSIZE o
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Devices that work together as one stage: positions in `Cluster.devices`, all in one node but for odd plans."""
+    """Devices that work together as one stage: positions in `Cluster.devices`.
+
+    node: that of the first; spans: whether others stand elsewhere, which only plans by hand have.
+    """
 
     devices: tuple[int, ...]
     node: int
+    spans: bool = False
 
     @property
     def size(self) -> int:
@@ -29,9 +33,10 @@ class Team:
 
 
 def team_of(cluster: Cluster, names: Sequence[str]) -> Team:
-    """The team of the devices of these names."""
-    devices = tuple(cluster.index_of[name] for name in names)
-    return Team(devices, int(cluster.node_of[devices[0]]))
+    """The team of the devices of these names; HetschedError where the cluster lacks one."""
+    devices = tuple(cluster.position(name) for name in names)
+    nodes = [cluster.node_numbers[device] for device in devices]
+    return Team(devices, nodes[0], len(set(nodes)) > 1)
 
 
 @dataclass(slots=True)
@@ -56,6 +61,9 @@ class Lanes:
         self.out[source] += count
         self.into[target] += count
         self.pairs[source, target] += count
+
+
+StepTime = Callable[[Cluster, Team, Team, float, Lanes, int], float]
 
 
 def width(source: Team, target: Team) -> int:
@@ -85,17 +93,14 @@ def transfer_s(cluster: Cluster, source: Team, target: Team, size_bytes: float, 
     Each flow carries its part, and the target's devices gather the parts among themselves (Narayanan et al. 2021, arXiv
     2104.04473, section 4.1).
     """
-    latency, bandwidth = cluster.links(source.devices, target.devices)
-    own = width(source, target)
+    latency_s, each = _worst_link(cluster, source, target)
     if source.node == target.node:
-        occupied = size_bytes / (own * float(bandwidth.min()))
+        whole = width(source, target) * each
     else:
         whole = bandwidth_bytes_per_s(cluster, source, target, lanes)
-        if (source.node, target.node) in cluster.network.per_device:
-            whole = min(whole, own * float(bandwidth.min()))
-        occupied = size_bytes / whole
-    gather = gather_s(cluster, target, size_bytes) if own > 1 or target.size > 1 else 0.0
-    return occupied, float(latency.max()) + gather
+        if _has_own_links(cluster, source, target):
+            whole = min(whole, width(source, target) * each)
+    return size_bytes / whole, latency_s + gather_s(cluster, target, size_bytes)
 
 
 def gather_s(cluster: Cluster, team: Team, size_bytes: float) -> float:
@@ -114,20 +119,37 @@ def team_all_reduce_s(cluster: Cluster, team: Team, size_bytes: float) -> float:
 
 def inside(cluster: Cluster, team: Team, gpus: int | None = None) -> tuple[float, float]:
     """Latency in s, and bytes/s that each device of a team has to its neighbour when `gpus` of its node take part."""
-    latency, bandwidth = cluster.links(team.devices, team.devices)
-    slowest = float(bandwidth.min())
-    measured = cluster.inside_bytes_per_s(team.node, gpus or team.size, CHUNK_BYTES)
-    return float(latency.max()), slowest if measured is None else measured
+    latency_s, slowest = _worst_link(cluster, team, team)
+    measured = None if team.spans else cluster.inside_bytes_per_s(team.node, gpus or team.size, CHUNK_BYTES)
+    return latency_s, slowest if measured is None else measured
 
 
-def all_reduce_s(cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes) -> float:
+def _worst_link(cluster: Cluster, a: Team, b: Team) -> tuple[float, float]:
+    """The longest latency and the least bandwidth of a link from a device of one team to one of another."""
+    if not _has_own_links(cluster, a, b):
+        network = cluster.network
+        return network.latency_s.item(a.node, b.node), network.bandwidth_bytes_per_s.item(a.node, b.node)
+    latency, bandwidth = cluster.links(a.devices, b.devices)
+    return float(latency.max()), float(bandwidth.min())
+
+
+def _has_own_links(cluster: Cluster, a: Team, b: Team) -> bool:
+    """Whether the links between the teams' devices may differ from those of their nodes."""
+    return a.spans or b.spans or (a.node, b.node) in cluster.network.per_device
+
+
+def all_reduce_s(
+    cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes, step: StepTime | None = None
+) -> float:
     """All-reduce of `size_bytes` that each team holds once, over its devices: the faster of two ways.
 
     One ring through all teams in the order given; or, where nodes have several of them, a reduce-scatter inside each
     node, rings across the nodes, and a gather inside each node. A ring takes 2 (n - 1) steps of 1/n of the bytes, each
     as slow as its slowest link (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). Teams of unequal size reduce
-    matching slices, in rings at the same time: what matters is how many bytes a link carries in all.
+    matching slices, in rings at the same time: what matters is how many bytes a link carries in all. step: `step_s`, or
+    one that remembers.
     """
+    step = step or step_s
     n = len(members)
     if n < 2:
         return 0.0
@@ -135,30 +157,30 @@ def all_reduce_s(cluster: Cluster, members: Sequence[Team], size_bytes: float, l
     for team in members:
         nodes.setdefault(team.node, []).append(team)
     hops = list(zip(members, [*members[1:], members[0]], strict=True))
-    flat = 2 * (n - 1) * max(_step_s(cluster, a, b, size_bytes / n, lanes, len(nodes[a.node])) for a, b in hops)
+    flat = 2 * (n - 1) * max(step(cluster, a, b, size_bytes / n, lanes, len(nodes[a.node])) for a, b in hops)
     if len(nodes) < 2 or len(nodes) == n:
         return flat
-    within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes) for teams in nodes.values())
+    within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes, step) for teams in nodes.values())
     first = [teams[0] for teams in nodes.values()]
     across = zip(first, [*first[1:], first[0]], strict=True)
     steps = 2 * (len(nodes) - 1)
-    return min(flat, within + steps * max(_step_s(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
+    return min(flat, within + steps * max(step(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
 
 
-def _step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
-    latency, bandwidth = cluster.links(a.devices, b.devices)
+def step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
+    """One step of a ring, from a team to the next; teams: how many of the ring are in the first one's node."""
+    latency_s, each = _worst_link(cluster, a, b)
     if a.node == b.node:
         measured = cluster.inside_bytes_per_s(a.node, teams * max(a.size, b.size), CHUNK_BYTES)
-        each = float(bandwidth.min()) if measured is None else measured
-        return float(latency.max()) + size_bytes / (width(a, b) * each)
+        return latency_s + size_bytes / (width(a, b) * (each if measured is None else measured))
     whole = bandwidth_bytes_per_s(cluster, a, b, lanes)
-    if (a.node, b.node) in cluster.network.per_device:
-        whole = min(whole, width(a, b) * float(bandwidth.min()))
-    return float(latency.max()) + size_bytes / whole
+    if _has_own_links(cluster, a, b):
+        whole = min(whole, width(a, b) * each)
+    return latency_s + size_bytes / whole
 
 
-def _inside_step_s(cluster: Cluster, teams: Sequence[Team], size_bytes: float) -> float:
+def _inside_step_s(cluster: Cluster, teams: Sequence[Team], size_bytes: float, step: StepTime) -> float:
     if len(teams) < 2:
         return 0.0
     here = [*teams, teams[0]]
-    return max(_step_s(cluster, a, b, size_bytes / len(teams), Lanes(), len(teams)) for a, b in pairwise(here))
+    return max(step(cluster, a, b, size_bytes / len(teams), Lanes(), len(teams)) for a, b in pairwise(here))

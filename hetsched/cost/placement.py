@@ -60,7 +60,7 @@ class Placement:
 
 def place(cluster: Cluster, plan: Plan) -> Placement:
     """The plan's placement; HetschedError where it names a device that the cluster lacks."""
-    teams = [[place_team(cluster, stage.devices) for stage in pipeline.stages] for pipeline in plan.pipelines]
+    teams = [[team_of(cluster, stage.devices) for stage in pipeline.stages] for pipeline in plan.pipelines]
     workers = [[worker_of(cluster, team, plan.model, plan.workload) for team in line] for line in teams]
     groups = gradient_groups(plan)
     ranks: dict[int, int] = {}
@@ -82,16 +82,9 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
     )
 
 
-def place_team(cluster: Cluster, names: tuple[str, ...]) -> Team:
-    """The team of a stage; HetschedError where a device is not in the cluster."""
-    for name in names:
-        cluster.position(name)
-    return team_of(cluster, names)
-
-
 def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) -> Worker:
     """What a team is as a worker: its slowest GPU at its degree, measured where there is a profile."""
-    gpus = [cluster.devices[device].gpu for device in team.devices]
+    gpus = {id(gpu): gpu for gpu in (cluster.devices[device].gpu for device in team.devices)}.values()
     slowest = min(gpus, key=lambda gpu: gpu.flops_per_s(job.dtype) * efficiency(gpu))
     measured = cluster.measured.part_times(model, job, slowest.kind, team.size)
     if team.size == 1 or measured is not None:

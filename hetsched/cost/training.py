@@ -6,6 +6,7 @@ takes its optimiser step. The iteration ends with the last device. Transfers tha
 share it (`network.py`): hops of all pipelines do, and all-reduces of all stages do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,15 @@ import numpy as np
 from hetsched.cluster import Cluster
 from hetsched.cost.account import MEMORY_FRACTION, account, unmeasured_note
 from hetsched.cost.base import Assumptions, Cost
+from hetsched.cost.chains import ChainPricer
 from hetsched.cost.compute import StageWork, optimizer_s
 from hetsched.cost.network import all_reduce_s
 from hetsched.cost.placement import Placement, place
 from hetsched.cost.schedule import Hop, play
 from hetsched.cost.traffic import gradient_bytes
-from hetsched.plan import Plan
+from hetsched.model import ModelSpec
+from hetsched.plan import Options, Plan
+from hetsched.workload import TrainingJob
 
 GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
 
@@ -64,6 +68,19 @@ class Roofline:
     def price(self, cluster: Cluster, plan: Plan) -> Cost:
         """The plan's iteration time and memory; HetschedError where a device is not in the cluster."""
         return iteration_cost(play_iteration(cluster, plan), self.memory_fraction)
+
+    def chains(
+        self,
+        cluster: Cluster,
+        members: Sequence[Sequence[int]],
+        model: ModelSpec,
+        job: TrainingJob,
+        options: Options,
+    ) -> ChainPricer:
+        """The roofline by chains of classes."""
+        from hetsched.cost.roofline_chains import RooflineChains
+
+        return RooflineChains(cluster, members, model, job, options, self.memory_fraction)
 
 
 def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hetsched.cluster import Cluster
-from hetsched.cost.placement import place, place_team, worker_of
+from hetsched.cost.network import team_of
+from hetsched.cost.placement import place, worker_of
 from hetsched.errors import HetschedError
 from hetsched.plan import Pipeline, Plan, Stage
 from hetsched.profiles import BandwidthCurve
@@ -37,7 +38,7 @@ def job(size: int, dtype: str = "fp32", seq_len: int = 2048) -> TrainingJob:
 
 def test_times_as_they_stand_and_between_them(tmp_path: Path) -> None:
     cluster, model = cluster_of(tmp_path), read_model("opt-350m-s")
-    team = place_team(cluster, ("a/0", "a/1", "a/2", "a/3"))
+    team = team_of(cluster, ("a/0", "a/1", "a/2", "a/3"))
     measured = worker_of(cluster, team, model, job(4)).measured
     assert measured is not None
     assert (measured.block.forward_s, measured.block.backward_s, measured.block.update_s) == (
@@ -51,7 +52,7 @@ def test_times_as_they_stand_and_between_them(tmp_path: Path) -> None:
     assert between.head.backward_s == pytest.approx((0.038751 + 0.082018) / 2)
     for other in (job(64), job(4, "bf16"), job(4, seq_len=1024)):  # beyond the sizes, and of another shape
         assert worker_of(cluster, team, model, other).measured is None
-    three = place_team(cluster, ("a/0", "a/1", "a/2"))
+    three = team_of(cluster, ("a/0", "a/1", "a/2"))
     assert worker_of(cluster, three, model, job(4)).measured is None
 
 
@@ -60,7 +61,7 @@ def test_a_model_of_the_same_shape_has_the_same_times(tmp_path: Path) -> None:
     cluster, model = cluster_of(tmp_path), read_model("opt-350m-s")
     fields = {key: value for key, value in model.to_json().items() if key != "name"}
     other = type(model).from_json({**fields, "name": "mine", "num_layers": 7})
-    team = place_team(cluster, ("c/0", "c/1"))
+    team = team_of(cluster, ("c/0", "c/1"))
     assert worker_of(cluster, team, other, job(1)).measured is not None
 
 

@@ -8,6 +8,7 @@ total = DATAP + 2 · PIPELINE, where a stage's devices in all pipelines are its 
 c_dp: gigabytes of a stage's gradients; c_pp: of the activations a pipeline hands on in one iteration.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.memory import hidden_bytes
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
-from hetsched.plan import Plan
+from hetsched.plan import Options, Plan
 from hetsched.units import BYTES_PER_GB
 from hetsched.workload import TrainingJob
 
@@ -100,3 +101,13 @@ class DtFm:
             "data_parallel": data_parallel,
         }
         return account(cluster, plan, data_parallel + HOP_WEIGHT * pipeline, breakdown, self.memory_fraction)
+
+    def chains(
+        self,
+        cluster: Cluster,
+        members: Sequence[Sequence[int]],
+        model: ModelSpec,
+        job: TrainingJob,
+        options: Options,
+    ) -> None:
+        """None: it prices grids alone."""

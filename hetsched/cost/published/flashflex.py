@@ -16,10 +16,11 @@ import numpy as np
 
 from hetsched.cluster import Cluster, Floats
 from hetsched.cost.base import Assumptions, Cost, Violation
+from hetsched.cost.chains import ChainPricer
 from hetsched.cost.money import plan_usd_per_hour
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
-from hetsched.plan import Compression, Plan
+from hetsched.plan import Compression, Options, Plan
 from hetsched.units import BYTES_PER_GB, FLOPS_PER_TFLOPS
 from hetsched.workload import TrainingJob
 
@@ -96,10 +97,9 @@ class Formulas:
             total += 2 * float((size / bandwidth[np.ix_(ranks, ranks)]).sum(axis=1).max())
         return total
 
-    def memory_bytes(self, layers: tuple[int, int], degree: int) -> float:
-        """Bytes needed on each device of a stage."""
+    def memory_bytes(self, count: int, degree: int, first: bool, last: bool) -> float:
+        """Bytes needed on each device of a stage of `count` blocks; first, last: at which ends of the model it is."""
         h, s, v, size = self.model.hidden_size, self.job.seq_len, self.model.vocab_size, self.job.micro_batch
-        count, first, last = layers[1] - layers[0], layers[0] == 0, layers[1] == self.model.num_layers
         parameters = 12 * h**2 * count / degree + (h + v * h) * last + h * (v + s) * first
         activations = count * size * s * h / degree + 2 * size * s * h
         return float(parameters * 4 * NUMBER_BYTES + activations * NUMBER_BYTES)
@@ -191,6 +191,19 @@ class FlashFlex:
         iteration_s = PIPELINE_WEIGHT * times[slowest] + DATA_WEIGHT * exchange
         return _account(cluster, plan, formulas, iteration_s, breakdown)
 
+    def chains(
+        self,
+        cluster: Cluster,
+        members: Sequence[Sequence[int]],
+        model: ModelSpec,
+        job: TrainingJob,
+        options: Options,
+    ) -> ChainPricer:
+        """The formulas by chains of classes."""
+        from hetsched.cost.published.flashflex_chains import FlashFlexChains
+
+        return FlashFlexChains(Formulas(model, job), cluster, members)
+
 
 def blocks(plan: Plan) -> list[tuple[int, list[tuple[str, ...]]]]:
     """(block, each pipeline's devices for it) for the first block of every stretch that no pipeline cuts."""
@@ -246,7 +259,8 @@ def _account(
     memory: dict[str, int] = {}
     violations: list[Violation] = []
     for _, _, stage in plan.stages:
-        needed = formulas.memory_bytes(stage.layers, stage.tensor_parallel)
+        first, last = stage.layers[0] == 0, stage.layers[1] == plan.model.num_layers
+        needed = formulas.memory_bytes(stage.num_layers, stage.tensor_parallel, first, last)
         available = sum(cluster.device(name).gpu.memory_bytes for name in stage.devices) / stage.tensor_parallel
         memory.update(dict.fromkeys(stage.devices, int(needed)))
         if needed > available:

@@ -1,0 +1,208 @@
+"""FlashFlex's formulas for a search: plans as chains of classes, priced by what was seen before.
+
+A change touches one pipeline or two, so seconds of a chain are remembered by chain; and DP of a block, by which groups
+hold it. The groups of a block are known by the sum of a random number of 60 bits for each: that two multisets have one
+sum is as likely as a broken memory cell.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from math import inf
+
+import numpy as np
+
+from hetsched.cluster import Cluster
+from hetsched.cost.chains import Chain, Group, Standing, even_ends
+from hetsched.cost.published.flashflex import (
+    DATA_WEIGHT,
+    PIPELINE_WEIGHT,
+    Formulas,
+    gpipe_s,
+    micro_batches,
+    paper_bandwidth,
+    paper_flops_per_s,
+)
+
+MEAN_WEIGHT = 0.1  # of the guide: how much the mean pipeline counts beside the slowest
+MOST_REMEMBERED = 300_000
+
+
+class FlashFlexChains:
+    """A `ChainPricer`. members: per class, positions of its devices in the cluster."""
+
+    def __init__(self, formulas: Formulas, cluster: Cluster, members: Sequence[Sequence[int]]) -> None:
+        self.formulas, self.cluster, self.members = formulas, cluster, members
+        self.blocks = formulas.model.num_layers
+        self._block_s_of: dict[Group, float] = {}
+        self._hops: dict[tuple[Group, Group], float] = {}
+        self._most: dict[tuple[Group, bool, bool], int] = {}
+        self._splits: dict[tuple[Group, ...], Chain | None] = {}
+        self._seconds: dict[tuple[Chain, int], float] = {}
+        self._marks: dict[Group, int] = {}
+        self._chain_marks: dict[Chain, list[int]] = {}
+        self._exchanges: dict[int, dict[int, float]] = {}
+        self._draw = np.random.default_rng(0)
+
+    @cached_property
+    def _slowness(self) -> list[list[float]]:
+        """[class][class]: seconds a byte takes between one device of each, or between two of one class."""
+        first = [positions[0] for positions in self.members]
+        last = [positions[-1] for positions in self.members]
+        slowness: list[list[float]] = (1 / paper_bandwidth(self.cluster.links(first, last)[1])).tolist()
+        return slowness
+
+    def _spread(self, member: int, group: Sequence[int]) -> float:
+        """Seconds a byte takes from one of a group to each of the others, summed."""
+        row = self._slowness[member]
+        return sum([row[other] for other in group]) - row[member]
+
+    def block_s(self, group: Group) -> float:
+        """See `ChainPricer`: its computing and its messages."""
+        seconds = self._block_s_of.get(group)
+        if seconds is None:
+            gpu = self.cluster.devices[self.members[group[0]][0]].gpu
+            flops_per_s = paper_flops_per_s(gpu.flops_per_s(self.formulas.job.dtype))
+            seconds = self.formulas.compute_s(flops_per_s, len(group))
+            slowest = max(self._spread(member, group) for member in group)
+            seconds += 12 * self.formulas.hidden_bytes / len(group) * slowest
+            self._block_s_of[group] = seconds
+        return seconds
+
+    def hop_s(self, here: Group, there: Group) -> float:
+        """Seconds of one micro-batch's hop."""
+        seconds = self._hops.get((here, there))
+        if seconds is None:
+            rows = [self._slowness[member] for member in here]
+            nearest = min(min(row[other] for row in rows) + self._spread(other, there) / len(there) for other in there)
+            seconds = 2 * self.formulas.hidden_bytes * nearest
+            self._hops[here, there] = seconds
+        return seconds
+
+    def most_layers(self, group: Group, first: bool, last: bool) -> int:
+        """How many blocks a group can hold, 0 where not one; first, last: at which ends of the model it stands."""
+        most = self._most.get((group, first, last))
+        if most is None:
+            devices = [self.cluster.devices[self.members[member][0]] for member in group]
+            available = sum(device.gpu.memory_bytes for device in devices) / len(group)
+            held = self.formulas.memory_bytes
+            counts = range(1, self.blocks + 1)
+            most = sum(held(count, len(group), first, last) <= available for count in counts)
+            self._most[group, first, last] = most
+        return most
+
+    def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
+        """See `ChainPricer`."""
+        if groups in self._splits:
+            return self._splits[groups]
+        if len(self._splits) > MOST_REMEMBERED:
+            self._splits.clear()
+        self._splits[groups] = chain = self._split(groups)
+        return chain
+
+    def _split(self, groups: tuple[Group, ...]) -> Chain | None:
+        last = len(groups) - 1
+        seconds = [self.block_s(group) for group in groups]
+        extra = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
+        most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
+        counts = even_ends(seconds, extra, most, self.blocks)
+        return None if counts is None else tuple(zip(groups, counts, strict=True))
+
+    def shares(self, chains: Sequence[Chain]) -> list[int]:
+        """The even share, rounded up."""
+        return [micro_batches(self.formulas.job, len(chains))] * len(chains)
+
+    def chain_s(self, chain: Chain, count: int) -> float:
+        """Seconds of a pipeline; inf where it does not fit."""
+        seconds = self._seconds.get((chain, count))
+        if seconds is None:
+            seconds = self._play(chain, count)
+            if len(self._seconds) > MOST_REMEMBERED:
+                self._seconds.clear()
+            self._seconds[chain, count] = seconds
+        return seconds
+
+    def _play(self, chain: Chain, count: int) -> float:
+        last, after = len(chain) - 1, None
+        stages = []
+        for s in range(last, -1, -1):
+            group, layers = chain[s]
+            if layers > self.most_layers(group, s == 0, s == last):
+                return inf
+            seconds = layers * self.block_s(group)
+            stages.append(seconds if after is None else seconds + self.hop_s(group, after))
+            after = group
+        return gpipe_s(stages[::-1], count)
+
+    def stand(self, chains: Sequence[Chain]) -> Standing:
+        """See `ChainPricer`; inf where a chain does not fit, or degrees that share a block do not divide."""
+        count = micro_batches(self.formulas.job, len(chains))
+        times = [self.chain_s(chain, count) for chain in chains]
+        keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
+        return self._standing(list(chains), times, keys)
+
+    def change(self, standing: Standing, changes: Mapping[int, Chain]) -> Standing:
+        """See `ChainPricer`."""
+        chains, times, keys = [*standing.chains], [*standing.times], standing.keys
+        count = micro_batches(self.formulas.job, len(chains))
+        for position, chain in changes.items():
+            times[position] = self.chain_s(chain, count)
+            before, after = self.marks(chains[position]), self.marks(chain)
+            keys = [key - old + new for key, old, new in zip(keys, before, after, strict=True)]
+            chains[position] = chain
+        return self._standing(chains, times, keys)
+
+    def _standing(self, chains: list[Chain], times: list[float], keys: list[int]) -> Standing:
+        slowest = max(times)
+        if slowest == inf:
+            return Standing(chains, inf, inf, times, keys)
+        exchange = DATA_WEIGHT * self._exchange_s(chains, keys)
+        blended = (1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / len(times)
+        return Standing(chains, PIPELINE_WEIGHT * slowest + exchange, PIPELINE_WEIGHT * blended + exchange, times, keys)
+
+    def _exchange_s(self, chains: Sequence[Chain], keys: list[int]) -> float:
+        """DP of all blocks."""
+        pipelines = len(chains)
+        if pipelines == 1:
+            return 0.0
+        known = self._exchanges.setdefault(pipelines, {})
+        try:
+            return sum(map(known.__getitem__, keys))
+        except KeyError:
+            for block, key in enumerate(keys):
+                if key not in known:
+                    known[key] = self._block_exchange_s([_holder(chain, block) for chain in chains])
+            return sum(map(known.__getitem__, keys))
+
+    def marks(self, chain: Chain) -> list[int]:
+        """(blocks,): the random number of the group that holds each block."""
+        marks = self._chain_marks.get(chain)
+        if marks is None:
+            marks = []
+            for group, layers in chain:
+                if group not in self._marks:
+                    self._marks[group] = int(self._draw.integers(1 << 60))
+                marks += [self._marks[group]] * layers
+            if len(self._chain_marks) > MOST_REMEMBERED:
+                self._chain_marks.clear()
+            self._chain_marks[chain] = marks
+        return marks
+
+    def _block_exchange_s(self, groups: list[Group]) -> float:
+        degrees = sorted({len(group) for group in groups})
+        least, widest = degrees[0], degrees[-1]
+        if any(wide % narrow for narrow, wide in pairwise(degrees)):
+            return inf
+        slowest = 0.0
+        for column in range(widest // least):
+            ranks = [group[column * len(group) // widest] for group in groups]
+            slowest += max(self._spread(rank, ranks) for rank in set(ranks))
+        return 2 * self.formulas.block_bytes / (least * len(groups)) * slowest
+
+
+def _holder(chain: Chain, block: int) -> Group:
+    for group, layers in chain:
+        block -= layers
+        if block < 0:
+            return group
+    raise AssertionError("a chain covers all blocks")

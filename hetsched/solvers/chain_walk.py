@@ -1,0 +1,63 @@
+"""Simulated annealing on asymmetric plans: a walk by the moves of `chain_moves` (Kirkpatrick et al. 1983,
+doi:10.1126/science.220.4598.671). A temperature is a share of the iteration time."""
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp, inf
+from random import Random
+
+from hetsched.cost.chains import Chain, ChainPricer, Standing
+from hetsched.solvers.chain_moves import CHANGE_DEVICES, MOVES, Changes, Draft, Limits
+from hetsched.solvers.inventory import Inventory
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """Where a search walks: the devices, the prices, what the user has fixed, and the chance."""
+
+    inventory: Inventory
+    pricer: ChainPricer
+    limits: Limits
+    random: Random
+
+    def run(self, start: Sequence[Chain], moves: int, hot: float, cold: float) -> Standing:
+        """The best plan met in so many moves from `start` on, while the temperature falls from `hot` to `cold`."""
+        standing = best = self.pricer.stand(start)
+        inventory, pricer, random = self.inventory, self.pricer, self.random
+        draft = Draft(pricer, standing.chains, inventory.idle(start), inventory.kinds, self.limits, random)
+        ways = [move for move, _ in MOVES]
+        upto = list(accumulate(weight for _, weight in MOVES))
+        cooling = (cold / hot) ** (1 / max(1, moves))
+        heat = hot * (best.seconds if best.seconds < inf else 1.0)
+        for _ in range(moves):
+            heat *= cooling
+            way = ways[bisect(upto, random.random() * upto[-1])]
+            changes = way(draft)
+            if not changes:
+                continue
+            trial = _after(pricer, standing, changes)
+            gap = trial.guide_s - standing.guide_s
+            if gap > 0.0 and (trial.guide_s == inf or random.random() >= exp(-gap / heat)):
+                continue
+            if way in CHANGE_DEVICES:
+                draft.idle = inventory.idle(trial.chains)
+            standing = trial
+            draft.chains = trial.chains
+            if trial.seconds < best.seconds:
+                best = trial
+        return best
+
+
+def _after(pricer: ChainPricer, standing: Standing, changes: Changes) -> Standing:
+    size, same = len(standing.chains), {}
+    for position, chain in changes.items():
+        if chain is None or position >= size:
+            break
+        same[position] = chain
+    else:
+        return pricer.change(standing, same)
+    chains = [changes.get(position, chain) for position, chain in enumerate(standing.chains)]
+    chains += [chain for position, chain in changes.items() if position >= size]
+    return pricer.stand([chain for chain in chains if chain is not None])
