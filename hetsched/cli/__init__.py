@@ -7,7 +7,9 @@ import click
 
 from hetsched import __version__
 from hetsched.cli.catalog import gpus, models, solvers
+from hetsched.cli.compare import compare
 from hetsched.cli.evaluate import evaluate
+from hetsched.cli.explain import explain
 from hetsched.cli.export import export
 from hetsched.cli.group import ErrorsAsMessages
 from hetsched.cli.plan_train import plan_train
@@ -30,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (plan_train, evaluate, simulate, export, run, gpus, models, solvers):
+for command in (plan_train, evaluate, simulate, explain, compare, export, run, gpus, models, solvers):
     main.add_command(command)

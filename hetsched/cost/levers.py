@@ -7,7 +7,7 @@ from hetsched.cost.compute import StageWork, stage_work
 from hetsched.cost.schedule import Hop
 from hetsched.cost.training import Iteration, gathers_s, play_parts, with_gathers
 
-LEAST_GAIN = 1e-3  # of the iteration: what gains less is no lever
+LEAST_GAIN = 5e-3  # of the iteration: what gains less is no lever
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from hetsched.report.text import WIDTH, bar, bullet, columns, joined_ranges, seconds
+from hetsched.report.text import bar, bullet, columns, cut, joined_ranges, seconds
 from hetsched.simulate.stages import StageTimes
 from hetsched.simulate.training import Simulation
 
 SHOWN_STAGES = 40
-LONGEST_NAME = 16
+LONGEST_NAME, LONGEST_DEVICE = 14, 14
 EQUAL = 5e-4  # relative: below, two times are the same to a reader
 
 
@@ -65,7 +65,13 @@ def _stages(simulation: Simulation) -> str:
             device = first[s].devices[0] + (f" ×{len(first[s].devices)}" if len(first[s].devices) > 1 else "")
             busy = simulation.stages[numbers[0]][s].busy_s / total
             rows.append(
-                [f"  {label if s == 0 else ''}", s, _cut(device), *(share.rjust(6) for share in shares), bar(busy, 16)]
+                [
+                    f"  {label if s == 0 else ''}",
+                    s,
+                    cut(device, LONGEST_DEVICE),
+                    *(share.rjust(6) for share in shares),
+                    bar(busy, 16),
+                ]
             )
     hidden = len(rows) - SHOWN_STAGES
     heads = ["  pipeline", "stage", "first GPU", "computes", "communicates", "waits", ""]
@@ -76,7 +82,3 @@ def _stages(simulation: Simulation) -> str:
 def _shares(times: StageTimes, total_s: float) -> tuple[str, str, str]:
     busy, talking = times.busy_s / total_s, times.communicating_s / total_s
     return f"{busy:.1%}", f"{talking:.1%}", f"{max(0.0, 1.0 - busy - talking):.1%}"
-
-
-def _cut(name: str, longest: int = WIDTH - 66) -> str:
-    return name if len(name) <= longest else name[: longest - 1] + "…"
