@@ -7,7 +7,7 @@ from hetsched.simulate.stages import StageTimes
 from hetsched.simulate.training import Simulation
 
 SHOWN_STAGES = 40
-LONGEST_NAME, LONGEST_DEVICE = 14, 14
+LONGEST_NAME, LONGEST_DEVICE, BAR = 12, 14, 8
 EQUAL = 5e-4  # relative: below, two times are the same to a reader
 
 
@@ -70,7 +70,7 @@ def _stages(simulation: Simulation) -> str:
                     s,
                     cut(device, LONGEST_DEVICE),
                     *(share.rjust(6) for share in shares),
-                    bar(busy, 16),
+                    bar(busy, BAR),
                 ]
             )
     hidden = len(rows) - SHOWN_STAGES

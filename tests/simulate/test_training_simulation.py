@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost.training import Iteration, play_iteration
+from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.simulate.stages import StageTimes
 from hetsched.simulate.training import Simulation, simulate_iteration
@@ -117,13 +118,19 @@ def test_the_cases_above_are_not_empty(random_cluster: MakeCluster, random_plan:
 # ---- on paper
 
 
-def two_by_two(micro_batches: Sequence[int], layers: Sequence[int], **options: bool) -> tuple[Cluster, Plan]:
+def untied() -> ModelSpec:
+    """gpt3-xl with a head of its own, so that a single pipeline has no gradients to reduce."""
+    model = find_model("gpt3-xl")
+    assert model is not None
+    return replace(model, tied_embeddings=False)
+
+
+def two_by_two(micro_batches: Sequence[int], layers: Sequence[int], overlap: bool = True) -> tuple[Cluster, Plan]:
     """Two pipelines from node n0 to node n1, at 1e8 bytes/s and without latency, cut after so many blocks."""
     gpu = replace(find_gpu("A100-SXM-80GB", "test"), efficiency=0.4)
     nodes = tuple(Node(f"n{k}", "r", (gpu,) * 2) for k in range(2))
     cluster = Cluster("two", nodes, Network(np.array([[2e11, 1e8], [1e8, 2e11]]), np.zeros((2, 2))))
-    model = find_model("gpt3-xl")  # no tied embedding
-    assert model is not None
+    model = untied()
     pipelines = tuple(
         Pipeline(
             f"p{p}",
@@ -132,7 +139,7 @@ def two_by_two(micro_batches: Sequence[int], layers: Sequence[int], **options: b
         )
         for p, (count, cut) in enumerate(zip(micro_batches, layers, strict=True))
     )
-    return cluster, Plan(model, TrainingJob(sum(micro_batches), 2048), pipelines, Options(**options))
+    return cluster, Plan(model, TrainingJob(sum(micro_batches), 2048), pipelines, Options(overlap=overlap))
 
 
 def test_a_message_that_meets_another_for_a_while() -> None:
