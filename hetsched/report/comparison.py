@@ -10,7 +10,7 @@ from hetsched.plan import Compression, Plan
 from hetsched.report.text import WIDTH, bullet, cut, gib, large, seconds
 from hetsched.report.training_table import CAUSES, SCHEDULE_NAMES, cost_model_name
 
-LONGEST_COLUMN = 18
+LONGEST_COLUMN, LONGEST_OF_TWO = 18, 26  # three of the one, or two of the other, beside the rows' names
 EQUAL = 5e-3  # relative: closer times read as equal
 
 
@@ -109,9 +109,10 @@ def _used(plan: Plan) -> int:
 
 def _rows(several: Sequence[Compared]) -> list[tuple[str, list[str]]]:
     first = several[0].cost
+    longest = LONGEST_COLUMN if len(several) > 2 else LONGEST_OF_TWO
 
     def row(name: str, cell: Callable[[Compared], str]) -> tuple[str, list[str]]:
-        return name, [cut(cell(one), LONGEST_COLUMN) for one in several]
+        return name, [cut(cell(one), longest) for one in several]
 
     rows = [
         row("", lambda one: one.name),
@@ -135,7 +136,8 @@ def _rows(several: Sequence[Compared]) -> list[tuple[str, list[str]]]:
         row("ZeRO", lambda one: str(one.plan.options.zero)),
         row("compression", _compression),
     ]
-    for cause in dict.fromkeys(cause for one in several for cause, spent in one.cost.breakdown_s.items() if spent > 0):
+    causes = {cause for one in several for cause, spent in one.cost.breakdown_s.items() if spent > 0}
+    for cause in (*(cause for cause in CAUSES if cause in causes), *sorted(causes - set(CAUSES))):
         rows.append((CAUSES.get(cause, cause), [_spent(one.cost, cause) for one in several]))
     rows.append(row("fullest GPU", _fullest))
     rows.append(row("fits", lambda one: "yes" if one.cost.feasible else f"no: {len(one.cost.violations)} GPUs"))
