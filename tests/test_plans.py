@@ -83,3 +83,27 @@ def test_the_python_of_the_readme_plans(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     exec(compile(example, "README.md", "exec"), {})  # noqa: S102
     assert read_plan(tmp_path / "plan.json").model.name == "opt-1.3b"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("simulate", "by-hand.json"),
+        ("explain", "by-hand.json"),
+        ("compare", "home-office-opt-1.3b.json", "home-office-llama-2-7b.json"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_the_readme_shows_what_the_commands_print(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that the README shows of a command stands in its output, in that order; of `explain` a beginning."""
+    monkeypatch.chdir(ROOT)
+    command = [words[0], *(f"plans/{name}" for name in words[1:])]
+    printed = CliRunner().invoke(main, command).stdout.rstrip()
+    shown = README.split(f"$ hetsched {' '.join(command)}\n")[1].split("```")[0].rstrip()
+    if words[0] == "explain":
+        headings = ("What limits it", "Time by stage")
+        parts = [part.rstrip() for part in shown.split("Time by stage")]
+        assert all(heading in shown for heading in headings)
+        assert all(part in printed for part in parts)
+    else:
+        assert shown == printed

@@ -7,11 +7,14 @@ import click
 
 from hetsched import __version__
 from hetsched.cli.catalog import gpus, models, solvers
+from hetsched.cli.compare import compare
 from hetsched.cli.evaluate import evaluate
+from hetsched.cli.explain import explain
 from hetsched.cli.export import export
 from hetsched.cli.group import ErrorsAsMessages
 from hetsched.cli.plan_train import plan_train
 from hetsched.cli.run import run
+from hetsched.cli.simulate import simulate
 
 
 @click.group(cls=ErrorsAsMessages, context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (plan_train, evaluate, export, run, gpus, models, solvers):
+for command in (plan_train, evaluate, simulate, explain, compare, export, run, gpus, models, solvers):
     main.add_command(command)

@@ -69,7 +69,7 @@ def check_writable(path: Path, *inputs: Path) -> None:
 
 
 class ProgressLine:
-    """One line on stderr that is rewritten while a search lasts; nothing where stderr is no terminal."""
+    """One line on stderr that is rewritten while something lasts; nothing where stderr is no terminal."""
 
     def __init__(self, label: str, quiet: bool = False) -> None:
         self.label = label
@@ -79,14 +79,26 @@ class ProgressLine:
 
     def __call__(self, progress: "Progress") -> None:
         """Told of each candidate by the search."""
+        if self._due():
+            best = progress.best
+            found = "nothing fits yet"
+            if best is not None and best.cost.feasible:
+                found = f"best {best.cost.iteration_s:.3g} s an iteration"
+            self._show(f"{progress.seconds:.0f} s, {progress.steps} steps, {found}")
+
+    def part(self, done: int, total: int) -> None:
+        """Told how much of something is done."""
+        if self._due():
+            self._show(f"{done / total:.0%} of {total:,} passes")
+
+    def _due(self) -> bool:
         if not self._on or time.monotonic() < self._next:
-            return
+            return False
         self._next = time.monotonic() + PROGRESS_EVERY_S
-        best = progress.best
-        found = "nothing fits yet"
-        if best is not None and best.cost.feasible:
-            found = f"best {best.cost.iteration_s:.3g} s an iteration"
-        line = f"{self.label}: {progress.seconds:.0f} s, {progress.steps} steps, {found}"[:79]
+        return True
+
+    def _show(self, text: str) -> None:
+        line = f"{self.label}: {text}"[:79]
         click.echo("\r" + line.ljust(self._shown), nl=False, err=True)
         self._shown = len(line)
 

@@ -4,6 +4,8 @@ Weights, gradients and AdamW's states, by ZeRO stage (Rajbhandari et al. 2020, a
 micro-batches in flight (Korthikanti et al. 2023, arXiv 2205.05198); the logits on the last stage; and a reserve.
 """
 
+from dataclasses import dataclass
+
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Stage
 from hetsched.workload import TrainingJob
@@ -45,6 +47,81 @@ def logits_bytes(model: ModelSpec, job: TrainingJob) -> float:
     return float(job.micro_batch * job.seq_len * model.vocab_size * (job.dtype_bytes + 2 * FP32_BYTES))
 
 
+@dataclass(frozen=True, slots=True)
+class StageMemory:
+    """Bytes on each device of a stage, by what they are for.
+
+    parameters: on each device; held_bytes: for each of them its weight, gradient and optimiser states. reserve: but for
+    the device's own share of it.
+    """
+
+    parameters: float
+    held_bytes: tuple[float, float, float]
+    activations: float
+    messages: float
+    logits: float
+    reserve: int = RESERVE_BYTES
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return (
+            int(self.parameters * sum(self.held_bytes) + self.activations + self.messages + self.logits) + self.reserve
+        )
+
+    def by_cause(self) -> dict[str, float]:
+        """Bytes by name."""
+        weights, gradients, states = (self.parameters * held for held in self.held_bytes)
+        return {
+            "weights": weights,
+            "gradients": gradients,
+            "optimizer_states": states,
+            "activations": self.activations,
+            "messages": self.messages,
+            "logits": self.logits,
+            "reserve": float(self.reserve),
+        }
+
+
+def stage_memory(
+    model: ModelSpec,
+    job: TrainingJob,
+    options: Options,
+    stage: Stage,
+    position: int,
+    depth: int,
+    micro_batches: int,
+    peers: int,
+) -> StageMemory:
+    """What each device of a stage holds, but for the share of its memory that is kept in reserve (`reserve_bytes`).
+
+    position, depth: where the stage stands in its pipeline; micro_batches: that pipeline's; peers: in how many
+    pipelines its blocks are trained, over which ZeRO shards.
+    """
+    parameters = model.stage_parameters(stage.layers) / stage.tensor_parallel
+    states = STATE_BYTES if job.dtype_bytes < FP32_BYTES else STATE_BYTES - FP32_BYTES
+    shared = [1 if options.zero < level else peers for level in (3, 2, 1)]
+
+    between, kept = hidden_bytes(model, job), block_activation_bytes(model, job, stage.tensor_parallel)
+    flying = in_flight(options.schedule, position, depth, micro_batches)
+    activations = flying * stage.num_layers * (between if options.recompute else kept)
+    logits = 0.0
+    if stage.layers[1] == model.num_layers:
+        kept_logits = FP32_BYTES * job.micro_batch * job.seq_len * model.vocab_size  # the loss is part of the forward
+        logits = (logits_bytes(model, job) + (flying - 1) * kept_logits) / stage.tensor_parallel
+    return StageMemory(
+        parameters=parameters,
+        held_bytes=(
+            job.dtype_bytes / shared[0],
+            FP32_BYTES / shared[1],
+            states / shared[2],
+        ),  # gradients add up in fp32
+        activations=activations + (kept if options.recompute else 0.0),
+        messages=4 * between if depth > 1 else 0.0,  # one on its way in and one out, each way
+        logits=logits,
+    )
+
+
 def stage_bytes(
     model: ModelSpec,
     job: TrainingJob,
@@ -55,29 +132,8 @@ def stage_bytes(
     micro_batches: int,
     peers: int,
 ) -> int:
-    """Bytes on each device of a stage, but for the share of its memory that is kept in reserve (`reserve_bytes`).
-
-    position, depth: where the stage stands in its pipeline; micro_batches: that pipeline's; peers: in how many
-    pipelines its blocks are trained, over which ZeRO shards.
-    """
-    parameters = model.stage_parameters(stage.layers) / stage.tensor_parallel
-    states = STATE_BYTES if job.dtype_bytes < FP32_BYTES else STATE_BYTES - FP32_BYTES
-    shared = [1 if options.zero < level else peers for level in (3, 2, 1)]
-    held = job.dtype_bytes / shared[0] + FP32_BYTES / shared[1] + states / shared[2]  # gradients add up in fp32
-    total = parameters * held
-
-    between, kept = hidden_bytes(model, job), block_activation_bytes(model, job, stage.tensor_parallel)
-    flying = in_flight(options.schedule, position, depth, micro_batches)
-    if options.recompute:
-        total += flying * stage.num_layers * between + kept
-    else:
-        total += flying * stage.num_layers * kept
-    if depth > 1:
-        total += 4 * between  # a message on its way in and out, each way
-    if stage.layers[1] == model.num_layers:
-        kept_logits = FP32_BYTES * job.micro_batch * job.seq_len * model.vocab_size  # the loss is part of the forward
-        total += (logits_bytes(model, job) + (flying - 1) * kept_logits) / stage.tensor_parallel
-    return int(total) + RESERVE_BYTES
+    """The sum of `stage_memory`."""
+    return stage_memory(model, job, options, stage, position, depth, micro_batches, peers).total
 
 
 def reserve_bytes(device_bytes: float) -> int:

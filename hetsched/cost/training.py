@@ -67,10 +67,7 @@ class Roofline:
 
     def price(self, cluster: Cluster, plan: Plan) -> Cost:
         """The plan's iteration time and memory; HetschedError where a device is not in the cluster."""
-        iteration = play_iteration(cluster, plan)
-        return account(
-            cluster, plan, iteration.seconds, breakdown_s(iteration), self.memory_fraction, _notes(iteration.placement)
-        )
+        return iteration_cost(play_iteration(cluster, plan), self.memory_fraction)
 
     def chains(
         self,
@@ -93,15 +90,24 @@ def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:
         all_reduce_s(cluster, placement.members(ring), gradient_bytes(plan, group), placement.gradient_lanes)
         for group, ring in zip(placement.groups, placement.rings, strict=True)
     ]
-    works = placement.works()
-    if plan.options.zero == GATHERED_WEIGHTS:
-        works = _with_gathers(placement, works)
     hops = [placement.hops(p) for p in range(len(plan.pipelines))]
-    options = plan.options
-    ends = [
-        play(options.schedule, work, links, pipeline.micro_batches, options.overlap)
-        for pipeline, work, links in zip(plan.pipelines, works, hops, strict=True)
-    ]
+    return play_parts(placement, with_gathers(placement, placement.works()), hops, reductions)
+
+
+def play_parts(
+    placement: Placement,
+    works: list[list[StageWork]],
+    hops: list[list[Hop]],
+    reductions: list[float],
+    ends: list[list[float]] | None = None,
+) -> Iteration:
+    """The iteration of which each part takes as long as is said; ends: of the last backwards, where they are known."""
+    plan, options = placement.plan, placement.plan.options
+    if ends is None:
+        ends = [
+            play(options.schedule, work, links, pipeline.micro_batches, options.overlap)
+            for pipeline, work, links in zip(plan.pipelines, works, hops, strict=True)
+        ]
     reduced = [list(times) for times in ends]
     for group, seconds in zip(placement.groups, reductions, strict=True):
         end = max(reduced[p][s] for p, s in group.members) + seconds
@@ -118,22 +124,42 @@ def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:
     return Iteration(placement, works, hops, ends, reduced, finished, reductions)
 
 
-def _with_gathers(placement: Placement, works: list[list[StageWork]]) -> list[list[StageWork]]:
-    """ZeRO 3: each pass of each micro-batch first gathers the stage's weights, half an all-reduce."""
-    plan = placement.plan
-    gather_s = [[0.0] * len(line) for line in works]
-    for group, ring in zip(placement.groups, placement.rings, strict=True):
-        size = float(group.parameters * plan.workload.dtype_bytes)
-        seconds = all_reduce_s(placement.cluster, placement.members(ring), size, placement.gradient_lanes) / 2
-        for p, s in group.members:
-            gather_s[p][s] += seconds
+def with_gathers(placement: Placement, works: list[list[StageWork]]) -> list[list[StageWork]]:
+    """The works with ZeRO 3's gathers, where the plan has them."""
     return [
         [
             StageWork(work.forward_s + gather, work.backward_s + gather, work.tensor_parallel_s)
             for work, gather in zip(*pair, strict=True)
         ]
-        for pair in zip(works, gather_s, strict=True)
+        for pair in zip(works, gathers_s(placement), strict=True)
     ]
+
+
+def gathers_s(placement: Placement) -> list[list[float]]:
+    """ZeRO 3: each pass of each micro-batch first gathers the stage's weights, half an all-reduce; else nothing."""
+    plan = placement.plan
+    gather_s = [[0.0] * len(line) for line in placement.teams]
+    if plan.options.zero != GATHERED_WEIGHTS:
+        return gather_s
+    for group, ring in zip(placement.groups, placement.rings, strict=True):
+        size = float(group.parameters * plan.workload.dtype_bytes)
+        seconds = all_reduce_s(placement.cluster, placement.members(ring), size, placement.gradient_lanes) / 2
+        for p, s in group.members:
+            gather_s[p][s] += seconds
+    return gather_s
+
+
+def iteration_cost(iteration: Iteration, memory_fraction: float) -> Cost:
+    """The Cost of an iteration whose times are known."""
+    placement = iteration.placement
+    return account(
+        placement.cluster,
+        placement.plan,
+        iteration.seconds,
+        breakdown_s(iteration),
+        memory_fraction,
+        _notes(placement),
+    )
 
 
 def breakdown_s(iteration: Iteration) -> dict[str, float]:

@@ -56,6 +56,11 @@ def bullet(text: str, mark: str = "  - ", width: int = WIDTH) -> str:
     return "\n".join(lines).replace("\xa0", " ")
 
 
+def cut(name: str, longest: int) -> str:
+    """The name, shortened where it is too long."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
+
+
 def joined_ranges(names: Sequence[str]) -> str:
     """`p0-p3, p7`: names that end in numbers, runs of them shortened."""
     parts: list[str] = []

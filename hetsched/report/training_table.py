@@ -32,7 +32,7 @@ def training_table(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]
     parts = [
         _headline(plan, cluster, emphasise),
         f"{emphasise('What is where')}\n{placement(plan, cluster)}",
-        f"{emphasise('Where the time goes')}\n{_breakdown(predicted)}",
+        f"{emphasise('Where the time goes')}\n{breakdown(predicted)}",
         f"{emphasise('Memory')}\n{_memory(plan, cluster)}",
         _comparison(plan, emphasise),
         _notes(predicted, emphasise),
@@ -90,7 +90,8 @@ def _options(plan: Plan) -> str:
     return ", ".join(words)
 
 
-def _breakdown(predicted: Mapping[str, Any]) -> str:
+def breakdown(predicted: Mapping[str, Any]) -> str:
+    """Seconds, shares and bars by cause; predicted: with `iteration_s` and `breakdown_s`."""
     total = predicted["iteration_s"] or 1.0
     rows = [(CAUSES.get(cause, cause), spent) for cause, spent in predicted["breakdown_s"].items() if spent > 0]
     if not rows:

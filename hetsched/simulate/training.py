@@ -16,12 +16,14 @@ apart here too.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 
 from hetsched.cluster import Cluster
+from hetsched.cost.base import Cost
 from hetsched.cost.network import width
 from hetsched.cost.placement import Placement, place
+from hetsched.cost.training import Iteration, iteration_cost
 from hetsched.plan import Plan
 from hetsched.simulate.stages import Event, Run, StageTimes
 
@@ -68,6 +70,38 @@ def simulate_iteration(
     times = [[stage.times for stage in line] for line in run.stages]
     exact = _each_alone(placement) and not run.wiring.shared
     return Simulation(placement, times, run.reductions, exact, run.clock.events, run.events or [])
+
+
+def simulated_cost(
+    simulation: Simulation, model: Iteration, memory_fraction: float, apart_s: float | None = None
+) -> Cost:
+    """The simulated plan's Cost, its time by cause from the simulation; under `simulation` what each stage did.
+
+    model: the cost model's iteration of the same plan; apart_s: the simulated one with kinds kept apart, if known.
+    """
+    stages = simulation.stages
+    cost = iteration_cost(
+        replace(
+            model,
+            backward_s=[[times.backward_end_s for times in line] for line in stages],
+            reduced_s=[[times.reduced_s for times in line] for line in stages],
+            finished_s=[[times.finished_s for times in line] for line in stages],
+            reductions_s=[end - start for start, end in simulation.reductions],
+        ),
+        memory_fraction,
+    )
+    found = {
+        "exact": simulation.exact,
+        "model_iteration_s": model.seconds,
+        "kinds_apart_iteration_s": apart_s,
+        "events": simulation.happened,
+        "stages": [
+            {"pipeline": pipeline.name, "stage": s, **asdict(times)}
+            for pipeline, line in zip(simulation.placement.plan.pipelines, stages, strict=True)
+            for s, times in enumerate(line)
+        ],
+    }
+    return replace(cost, details={**cost.details, "simulation": found})
 
 
 def _each_alone(placement: Placement) -> bool:

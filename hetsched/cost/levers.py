@@ -1,0 +1,117 @@
+"""What an iteration would take if one of its causes cost nothing: each is played anew with the cost model."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from hetsched.cost.compute import StageWork, stage_work
+from hetsched.cost.schedule import Hop
+from hetsched.cost.training import Iteration, gathers_s, play_parts, with_gathers
+
+LEAST_GAIN = 5e-3  # of the iteration: what gains less is no lever
+
+
+@dataclass(frozen=True, slots=True)
+class Lever:
+    """A change and the iteration that it leads to."""
+
+    name: str
+    what: str
+    iteration_s: float
+
+
+def levers(iteration: Iteration) -> list[Lever]:
+    """What would help, the most first. None of them counts what it costs: they say where the time is."""
+    least = iteration.seconds * (1 - LEAST_GAIN)
+    found = [Lever(name, what, changed.seconds) for name, what, changed in _changes(iteration)]
+    step_free = max(map(max, iteration.reduced_s))
+    found.append(Lever("free_optimizer", "an optimiser step that takes no time", step_free))
+    return sorted((lever for lever in found if lever.iteration_s < least), key=lambda lever: lever.iteration_s)
+
+
+def slowest_pipeline(iteration: Iteration) -> int:
+    """The pipeline that ends its backwards last."""
+    ends = [max(times) for times in iteration.backward_s]
+    return ends.index(max(ends))
+
+
+def busiest_stage(works: list[StageWork]) -> int:
+    """The stage of a pipeline that works the longest on a micro-batch."""
+    seconds = [work.forward_s + work.backward_s for work in works]
+    return seconds.index(max(seconds))
+
+
+def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
+    placement, works, hops, reductions = iteration.placement, iteration.works, iteration.hops, iteration.reductions_s
+    plan = placement.plan
+    free_hops = [[Hop()] * len(links) for links in hops]
+    if any(hops):
+        yield (
+            "free_links",
+            "links between stages that take no time",
+            play_parts(placement, works, free_hops, reductions),
+        )
+        ends = [
+            [pipeline.micro_batches * (line[most].forward_s + line[most].backward_s)] * len(line)
+            for pipeline, line in zip(plan.pipelines, works, strict=True)
+            for most in [busiest_stage(line)]
+        ]
+        yield (
+            "no_waiting",
+            "free links and no bubble: each pipeline's busiest stage never waits",
+            play_parts(placement, works, free_hops, reductions, ends),
+        )
+    if reductions:
+        nothing = [0.0] * len(reductions)
+        yield (
+            "free_all_reduce",
+            "an all-reduce of gradients that takes no time",
+            play_parts(placement, works, hops, nothing),
+        )
+    if any(map(any, gathers_s(placement))):
+        yield (
+            "free_gathers",
+            "ZeRO 3's gathers of weights in no time",
+            play_parts(placement, placement.works(), hops, reductions),
+        )
+    if any(work.tensor_parallel_s for line in works for work in line):
+        quiet = _works(iteration, plan.options.recompute, talks=False)
+        yield (
+            "free_tensor_parallel",
+            "tensor-parallel GPUs that talk in no time",
+            play_parts(placement, quiet, hops, reductions),
+        )
+    if plan.options.recompute:
+        yield (
+            "no_recompute",
+            "activations kept instead of recomputed, if memory allowed it",
+            play_parts(placement, _works(iteration, False, talks=True), hops, reductions),
+        )
+    p = slowest_pipeline(iteration)
+    s = busiest_stage(works[p])
+    work = works[p][s]
+    halved = [list(line) for line in works]
+    halved[p][s] = StageWork(work.forward_s / 2, work.backward_s / 2, work.tensor_parallel_s / 2)
+    yield (
+        "fast_stage",
+        f"stage {s} of {plan.pipelines[p].name}, its busiest, twice as fast",
+        play_parts(placement, halved, hops, reductions),
+    )
+
+
+def _works(iteration: Iteration, recompute: bool, talks: bool) -> list[list[StageWork]]:
+    placement = iteration.placement
+    plan = placement.plan
+    works = [
+        [
+            stage_work(
+                worker if talks else replace(worker, all_reduce_s=0.0),
+                plan.model,
+                plan.workload,
+                stage.layers,
+                recompute,
+            )
+            for worker, stage in zip(workers, pipeline.stages, strict=True)
+        ]
+        for workers, pipeline in zip(placement.workers, plan.pipelines, strict=True)
+    ]
+    return with_gathers(placement, works)
