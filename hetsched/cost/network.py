@@ -66,7 +66,7 @@ def width(source: Team, target: Team) -> int:
 def bandwidth_bytes_per_s(cluster: Cluster, source: Team, target: Team, lanes: Lanes) -> float:
     """What a transfer between teams of two nodes gets, all its flows together, among all `lanes` in use at once."""
     own, (i, j) = width(source, target), (source.node, target.node)
-    pair, out, into = lanes.pairs[i, j] or own, lanes.out[i] or own, lanes.into[j] or own
+    pair, out, into = (max(own, flows) for flows in (lanes.pairs[i, j], lanes.out[i], lanes.into[j]))
     share = cluster.between_bytes_per_s(i, j, pair, CHUNK_BYTES) * own / pair
     if out > pair:
         share = min(share, cluster.uplink_bytes_per_s(i, out, CHUNK_BYTES) * own / out)
