@@ -18,7 +18,7 @@ SHAPES = BASE | {"cluster", "model", "profiles", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
 SOLVERS = COST | {"problem", "algorithms", "solvers"}
-SEARCH = SOLVERS | {"search"}
+SEARCH = SOLVERS | {"bound", "search"}
 # What each part of the package may import of it (a part is a module or a folder, and may always import itself).
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -37,8 +37,9 @@ ALLOWED: dict[str, set[str]] = {
     "readers": PLAN | {"catalog"},
     "algorithms": set(),
     "cost": PLAN,
+    "bound": COST | {"problem"},
     "solvers": SOLVERS - {"search"},
-    "search": SOLVERS,
+    "search": SOLVERS | {"bound"},
     "finish": SEARCH,
     "exporters": PLAN,
     "executor": PLAN,

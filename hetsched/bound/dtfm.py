@@ -49,4 +49,6 @@ def dtfm_bound_s(problem: Problem) -> tuple[float, str]:
                 total += HOP_WEIGHT * float(out[replicas - 1 : replicas * (stages - 1) : replicas].sum())
             if total < best:
                 best, where = total, (replicas, stages)
-    return float(best), f"what {where[0]} × {where[1]} GPUs must send at least over the nearest links; nothing else counts"
+    return float(
+        best
+    ), f"what {where[0]} × {where[1]} GPUs must send at least over the nearest links; nothing else counts"

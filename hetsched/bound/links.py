@@ -73,7 +73,8 @@ class Reach:
             best = block_bandwidth.max() * widest[i, j]
             bandwidth[i, j] = min(best, bandwidth[i, j]) if bandwidth[i, j] > 0 else best
         if self.cluster.measured.curves.between:
-            most = max(max(key[2] for key in self.cluster.measured.curves.between), int(self.sizes.max()))
+            most = max(key[2] for key in self.cluster.measured.curves.between)
+            most = max(most, int(self.sizes.max()))
             known: dict[tuple[str, str, int], float] = {}
             for i, j in np.ndindex(widest.shape):
                 key = nodes[i].gpus[0].kind, nodes[j].gpus[0].kind, int(widest[i, j])

@@ -13,8 +13,8 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
 
 1. E_s >= m w_s: all its work.
 2. In 1F1B stage 0 begins forward i + S after backward i, and from forward i until backward i at least C goes by. Take
-   i = 0, S, 2 S, ...: k = ceil(m / S) such rounds follow one another. After the last, stage s still has r = (m - 1) mod S
-   backwards to do: E_s >= k C - sum_{j < s} (b_j + d_j) + r b_s.
+   i = 0, S, 2 S, ...: k = ceil(m / S) such rounds follow one another. After the last, stage s still has
+   r = (m - 1) mod S backwards to do: E_s >= k C - sum_{j < s} (b_j + d_j) + r b_s.
 3. Add up (V_s - w) times 1 and w times 2, over s. k S = m + S - 1 - r, and (S - 1 - r) sum w_s >= (S - 1 - r) sum b_s
    outweighs what of the b_j is taken away (at most S - 1 of each, r + S - 1 - r are added). Each d_j keeps a factor of
    at least 1, so the least hops may stand for all:
@@ -24,15 +24,17 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
        T V >= m L' + w ((S - 1) sum f_j + S sum u_j + sum_j (j + 1) d_j) + w sum q_s,
    and a link carries m messages there before any back: T >= m (busy there + busy back).
 4. All-reduces. A stage of B bytes of gradients, in groups of one block or more, takes at least a + c B: the least time
-   is concave in the bytes, so it is above the chord from one block to all. So sum q_s >= S a + c (all bytes), and a tied
-   embedding counts on the first and the last stage. ZeRO 3's gathers are half such times, a forward and a backward.
+   is concave in the bytes, so it is above the chord from one block to all. So sum q_s >= S a + c (all bytes), and a
+   tied embedding counts on the first and the last stage. ZeRO 3's gathers are half such times, or more, before each
+   forward and each backward.
 5. A tied embedding comes last, and stage 0 ends its backwards last, E_0 >= m w_s for all s and E_0 >= (m / S) C: so
-   (T - its all-reduce - that of one block) V >= m (L' + w H).
+   (T - its all-reduce - that of one block) V >= m (L' + w H), and T less these is C or more in both schedules.
 6. Parts (regions; or nodes). Call a block's group local where all its members stand in one part, and let K parts have
    local blocks. K = 0: all are reduced across parts. Else z is the share of blocks that are not local, each part among
-   the K has D seats or more, and every pipeline visits them all: at least K - 1 of its hops go across. By 1 on the seats
-   of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts, M micro-batches
-   in all; which says how small z can be. K = 1: pipelines and blocks both leave the part for all its devices can't do.
+   the K has D seats or more, and every pipeline visits them all: at least K - 1 of its hops go across. By 1 on the
+   seats of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts, M
+   micro-batches in all; which says how small z can be. K = 1: pipelines and blocks both leave the
+   part for all its devices can't do.
    However that be, S stages in parts of at most n devices go across ceil(S / n) - 1 times.
 7. Together: 3 and 5 say m <= g(S, V), linear in V, which lies between w S and the fastest team's speed times S. The
    pipelines' V add up to at most that of all devices, so for any price x >= 0
@@ -55,7 +57,6 @@ from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.traffic import compressed_bytes
 from hetsched.plan import Options
 from hetsched.problem import Problem
-from hetsched.report.text import seconds
 from hetsched.workload import TrainingJob
 
 Flags = NDArray[np.bool_]
@@ -63,6 +64,7 @@ PRICES = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # of what a block a second brings wher
 ACCURACY = 1e-3
 GROWTH = 1.5
 SLACK = 1e-9
+LONGEST_S = 1e12
 
 
 class Cell:
@@ -93,11 +95,10 @@ class Cell:
             compressed_bytes(hidden, wide, bits.activation_grad_bits),
         )
         each = compressed_bytes(float(wide), wide, bits.grad_bits)
-        self.uncompressed = wide / each
         self.block_bytes = model.block_parameters * each
         self.all_bytes = (model.parameters - model.tied_parameters) * each
         self.tied_bytes = model.tied_parameters * each
-        at_node = np.bincount(cluster.node_of, weights=level.device)
+        at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
         self.parts = [
             Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
             for reach in (reaches(cluster) if len(self.replicas) else ())
@@ -131,7 +132,7 @@ class Cell:
         positions = near.backward_s * stages * (stages - 1) / 2
         work = np.full((len(at), 1), self.blocks + level.extra_blocks)
         if self.options.zero == 3:
-            work = work + (slow * parts.local_per_byte[at] * self.all_bytes * self.uncompressed)[:, None]
+            work = work + (slow * parts.local_per_byte[at] * self.all_bytes)[:, None]
         if self.options.schedule == "1f1b":
             each = work + slow * (there + back)
             once = -slow * (positions + (far.backward_s - near.backward_s) * crossing * (stages - 1))
@@ -142,13 +143,16 @@ class Cell:
             once = slow * ((stages - 1) * self.blocks * level.forward_s + stages * there + positions)
             wanted = np.full(len(at), float(total))
         volume = per_byte * self.block_bytes * self.blocks + across * (self.all_bytes - self.block_bytes * self.blocks)
-        update_s = self.blocks * level.update_s / (replicas if self.options.zero else 1)
+        update_s = self.blocks * level.update_s / (replicas if self.options.zero else np.ones_like(replicas))
         reduce_s = stages * latency[:, None] + volume[:, None]
         valid = (stages > local - 1) & (stages >= self.fewest_stages[at][:, None])
         found = np.zeros(len(at), dtype=np.bool_)
         for deep, tied in ((True, parts.tied_deep[at][:, None]), (False, parts.tied_any[at][:, None])):
             after_s = reduce_s + np.where(stages > 1, 2, 1) * tied + update_s[:, None]
-            last_s = np.where(stages > 1, (latency + parts.local_per_byte[at] * self.block_bytes)[:, None], reduce_s) + tied
+            last_s = (
+                np.where(stages > 1, (latency + parts.local_per_byte[at] * self.block_bytes)[:, None], reduce_s) + tied
+            )
+            round_s = work / level.team + there + back
             counts, speeds = [], (slow * stages, level.team * stages)
             for speed in speeds:
                 count = np.minimum((end_s * speed - slow * after_s - once) / each, (end_s - last_s) * speed / each)
@@ -156,7 +160,12 @@ class Cell:
                     busy_s = far.busy_s if local > 1 else near.busy_s
                     count = np.where((stages > 1) & (busy_s > 0), np.minimum(count, end_s / max(busy_s, 1e-30)), count)
                 count = np.minimum(count, self.most_micro_batches[at])
-                usable = valid & (count >= 1 - SLACK) & ((stages > 1) | (not deep))
+                usable = (
+                    valid
+                    & (count >= 1 - SLACK)
+                    & ((stages > 1) | (not deep))
+                    & (end_s - last_s >= round_s * (1 - SLACK))
+                )
                 counts.append(np.where(usable, count, -np.inf))
             here = self._room_for(counts, speeds, end_s / each, replicas) >= wanted * (1 - SLACK)
             if not deep:  # some pipeline has one stage
@@ -165,7 +174,7 @@ class Cell:
         return found & allowed
 
     def _room_for(self, counts: list[Floats], speeds: tuple[Floats, Floats], gain: Floats, replicas: Floats) -> Floats:
-        """(n,): the most micro-batches of all pipelines together (7); counts: (n, S) at the least and the most speed."""
+        """(n,): the most micro-batches of all pipelines together (7); counts: (n, S) at least and at most speed."""
         every = float(self.level.device.sum())
         usual = np.clip(every / replicas / self.level.team, self.stages.min(), self.stages.max())
         column = np.minimum(np.searchsorted(self.stages, usual), len(self.stages) - 1)
@@ -183,7 +192,7 @@ class Cell:
         """What 6 says of `local` parts: seconds a stage and a byte of blocks, a byte of embedding and head; the share
         of work that is outside where it is one part; and where there can be so many.
         """
-        nothing, always = np.zeros(len(at)), np.ones(len(at), dtype=np.bool_)
+        nothing = np.zeros(len(at))
         if not local:
             per_byte = parts.across_per_byte[at]
             return parts.across_s[at], per_byte, per_byte, nothing, np.isfinite(per_byte)
@@ -201,7 +210,7 @@ class Cell:
 
 
 def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
-    """The cells of all plans. ZeRO 1 and 2 take no less time than each other, and 2 needs the least memory of 0 to 2."""
+    """The cells of all plans. ZeRO 2 takes no more time than 0 and 1, and less memory."""
     choices = problem.choices
     zeros = (2, 3) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
@@ -209,7 +218,9 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule, zero in product(problem.schedules, zeros):
-                cell = Cell(problem, job, Options(schedule, recompute, zero, choices.compression), level, memory_fraction)
+                cell = Cell(
+                    problem, job, Options(schedule, recompute, zero, choices.compression), level, memory_fraction
+                )
                 if len(cell.replicas) and len(cell.stages):
                     yield cell
 
@@ -224,6 +235,8 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
     least = low
     while not (found := _possible(left, high)):
         low, high = high, high * GROWTH
+        if high > LONGEST_S:
+            return np.inf, "no plan of this shape fits"
     left = found
     while high > low * (1 + ACCURACY):
         middle = (low + high) / 2
@@ -245,4 +258,4 @@ def _because(left: list[tuple[Cell, Flags]], bound_s: float, least_s: float) -> 
     cell, among = left[0]
     number = int(cell.replicas[among][0])
     pipelines = f"{number} pipeline{'s' * (number > 1)} of micro-batches of {cell.job.micro_batch}"
-    return f"computing takes {seconds(least_s)} on all GPUs, and {pipelines} wait the rest for even the fastest links"
+    return f"computing takes {least_s:.3g} s on all GPUs; the rest is what {pipelines} send over the fastest links"

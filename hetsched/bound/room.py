@@ -54,8 +54,8 @@ class Room:
 
     def fewest_devices(self) -> Floats:
         """(n,): the devices that a pipeline needs at least; inf where so many pipelines do not fit."""
-        blocks, one = self.model.num_layers, self.model.parameters * self.parameter + self.logits
-        one = one + self.model.num_layers * self.activation
+        blocks = self.model.num_layers
+        one = self.model.parameters * self.parameter + self.logits + blocks * self.activation
         total, most = self.replicas * one, np.ones_like(self.replicas)
         if self.gpipe:  # all micro-batches are kept, and some pipeline has the average of them or more
             total = total + (self.micro_batches - self.replicas) * (blocks * self.activation + self.kept_logits)
@@ -82,8 +82,8 @@ class Room:
             behind = np.arange(1, depth + 1)
             memory = np.where(behind == 1, max(0.0, self.team - self.logits), self.team)
             for count in range(int(depth), 0, -1):
-                each = np.minimum(behind, count) * self.activation + states
-                blocks = np.floor(memory / each * (1 + ROUNDING)).sum(axis=1)
+                kept = np.minimum(behind, count) * self.activation + states
+                blocks = np.floor(memory / kept * (1 + ROUNDING)).sum(axis=1)
                 lacks = blocks < self.model.num_layers
                 if not lacks.any():
                     break
