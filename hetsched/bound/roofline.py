@@ -42,13 +42,13 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    Some prices are tried; a cell where this fails has no plan.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsched.bound.links import reaches
+from hetsched.bound.links import Reach, reaches
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.speeds import SpeedLevel, speed_levels
@@ -71,7 +71,13 @@ class Cell:
     """Plans of one setting and one class of speeds, for every number of pipelines that fits: `replicas`, (n,)."""
 
     def __init__(
-        self, problem: Problem, job: TrainingJob, options: Options, level: SpeedLevel, memory_fraction: float
+        self,
+        problem: Problem,
+        job: TrainingJob,
+        options: Options,
+        level: SpeedLevel,
+        memory_fraction: float,
+        divisions: Sequence[Reach],
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
@@ -101,7 +107,7 @@ class Cell:
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
         self.parts = [
             Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
-            for reach in (reaches(cluster) if len(self.replicas) else ())
+            for reach in (divisions if len(self.replicas) else ())
         ]
 
     @property
@@ -214,13 +220,13 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     choices = problem.choices
     zeros = (2, 3) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
+    divisions = reaches(problem.cluster)
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule, zero in product(problem.schedules, zeros):
-                cell = Cell(
-                    problem, job, Options(schedule, recompute, zero, choices.compression), level, memory_fraction
-                )
+                options = Options(schedule, recompute, zero, choices.compression)
+                cell = Cell(problem, job, options, level, memory_fraction, divisions)
                 if len(cell.replicas) and len(cell.stages):
                     yield cell
 

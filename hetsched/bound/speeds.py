@@ -62,6 +62,7 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
     Within a class, teams slower than its limit are left out: no plan of it has them.
     """
     teams = list(team_speeds(cluster, model, job, recompute))
+    of_kind = {gpu: np.array([d.gpu == gpu for d in cluster.devices]) for gpu in {team.gpu for team in teams}}
     slowest = 0.0
     for speed in sorted(team.blocks_per_s for team in teams):
         if speed < slowest * LEVEL:
@@ -70,8 +71,7 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
         allowed = [team for team in teams if team.blocks_per_s >= slowest]
         device, degree = np.zeros(len(cluster.devices)), np.zeros(len(cluster.devices))
         for team in allowed:
-            at = np.isin(cluster.node_of, team.nodes)
-            at &= np.array([d.gpu == team.gpu for d in cluster.devices])
+            at = np.isin(cluster.node_of, team.nodes) & of_kind[team.gpu]
             device[at] = np.maximum(device[at], team.blocks_per_s / team.degree)
             degree[at] = np.maximum(degree[at], team.degree)
         yield SpeedLevel(
