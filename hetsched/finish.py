@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hetsched import __version__
+from hetsched.bound import lower_bound_s
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, CostModel
 from hetsched.errors import HetschedError, InfeasibleError
@@ -53,6 +54,11 @@ def run_baseline(
     return Baseline(result.cost.iteration_s, result.cost.usd_per_million_tokens)
 
 
+def bounded(problem: Problem, model: CostModel, result: Result) -> Result:
+    """The result with the bound on its problem: under a budget, on plans for the part of the cluster that is rented."""
+    return replace(result, lower_bound=lower_bound_s(problem, model))
+
+
 def prediction(cluster: Cluster, plan: Plan, cost: Cost, others: Mapping[str, CostModel]) -> dict[str, Any]:
     """The plan file's `predicted` object, with what the other cost models say where they have a price for the plan."""
     elsewhere = {}
@@ -84,6 +90,9 @@ def finished_plan(
     """
     plan, cluster = result.best, problem.cluster
     compared: dict[str, Any] = {"baselines": {name: baseline.iteration_s for name, baseline in baselines.items()}}
+    if result.lower_bound is not None:
+        compared["lower_bound_iteration_s"] = result.lower_bound.iteration_s
+        compared["lower_bound_because"] = result.lower_bound.because
     if result.cost.usd_per_hour is not None:
         compared["baselines_usd_per_million_tokens"] = {
             name: baseline.usd_per_million_tokens for name, baseline in baselines.items()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hetsched.bound import Bound
 from hetsched.cost.base import Cost, CostModel
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.infeasible import infeasible
@@ -78,7 +79,10 @@ class TracePoint:
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found. status: "stopped" by the rule, or "complete" where the solver had no more candidates."""
+    """What a search found. status: "stopped" by the rule, or "complete" where the solver had no more candidates.
+
+    lower_bound: on the iteration time of any plan of the problem, where it was worked out (`hetsched.finish.bounded`).
+    """
 
     best: Plan
     cost: Cost
@@ -88,6 +92,13 @@ class Result:
     solver: str
     candidates: int
     seconds: float
+    lower_bound: Bound | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """How much longer the iteration is than the bound, as a share of it; None where no bound is known."""
+        bound_s = self.lower_bound.iteration_s if self.lower_bound else 0.0
+        return self.cost.iteration_s / bound_s - 1 if bound_s else None
 
 
 def solve(

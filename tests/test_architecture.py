@@ -18,7 +18,7 @@ SHAPES = BASE | {"cluster", "model", "profiles", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
 SOLVERS = COST | {"problem", "algorithms", "solvers"}
-SEARCH = SOLVERS | {"search"}
+SEARCH = SOLVERS | {"bound", "search"}
 # What each part of the package may import of it (a part is a module or a folder, and may always import itself).
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -38,9 +38,10 @@ ALLOWED: dict[str, set[str]] = {
     "algorithms": set(),
     "cost": PLAN,
     "simulate": COST,
+    "bound": COST | {"problem"},
     "solvers": SOLVERS - {"search"},
     "infeasible": COST | {"catalog", "problem"},
-    "search": SOLVERS | {"infeasible"},
+    "search": SOLVERS | {"bound", "infeasible"},
     "finish": SEARCH,
     "exporters": PLAN,
     "executor": PLAN,

@@ -52,6 +52,8 @@ def evaluate(
     models = {other: make(share) for other, make in COST_MODELS.items()}
     cost = models.pop(name).price(cluster, plan)
     predicted = prediction(cluster, plan, cost, models)
+    if cluster_path is None and (cost_model, memory_fraction) == (None, None):  # what the plan's search stated holds
+        predicted |= {key: stated for key, stated in plan.predicted.items() if key.startswith("lower_bound_")}
     if as_json:
         say_json(predicted)
     elif not quiet:

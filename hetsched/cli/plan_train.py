@@ -104,7 +104,7 @@ def plan_train(
     from hetsched.cli.inputs import reference_to
     from hetsched.cli.output import check_writable, heading, say, say_json
     from hetsched.cost import COST_MODELS
-    from hetsched.finish import finished_plan
+    from hetsched.finish import bounded, finished_plan
     from hetsched.plan import Compression
     from hetsched.problem import Choices, Problem
     from hetsched.readers import read_cluster, read_model, write_plan
@@ -142,7 +142,7 @@ def plan_train(
         kept["budget_usd_per_hour"] = budget_usd_per_hour
     plan = finished_plan(
         problem,
-        result,
+        bounded(problem, priced_by, result),
         reference,
         cost_model=cost_model,
         others={name: make(memory_fraction) for name, make in COST_MODELS.items() if name != cost_model},

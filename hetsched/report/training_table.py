@@ -1,5 +1,6 @@
 """A finished training plan for a person at a terminal of 80 columns."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -64,12 +65,25 @@ def _headline(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]) -> 
     name = plan.provenance.get("cost_model")
     if name:
         lines.append(f"  predicted by {cost_model_name(str(name))}")
+    lines += _bound(plan)
     for violation in predicted.get("violations", ())[:SHOWN_VIOLATIONS]:
         lines.append(emphasise(bullet(violation["message"], "  DOES NOT FIT: ")))
     hidden = len(predicted.get("violations", ())) - SHOWN_VIOLATIONS
     if hidden > 0:
         lines.append(emphasise(f"  DOES NOT FIT: {hidden} more GPUs"))
     return "\n".join(lines)
+
+
+def _bound(plan: Plan) -> list[str]:
+    """A line on what no plan can beat, where that is known."""
+    bound_s, taken_s = plan.predicted.get("lower_bound_iteration_s") or 0.0, plan.predicted["iteration_s"]
+    if not bound_s or not math.isfinite(bound_s):
+        return []
+    where = " on the nodes rented" if "budget_usd_per_hour" in plan.provenance else ""
+    line = f"  no plan{where} takes less than {seconds(bound_s)}"
+    if plan.provenance.get("objective") == "cost":
+        return [f"{line}; the search was for the cheapest"]
+    return [f"{line}: at most {max(0.0, taken_s / bound_s - 1):.0%} above any plan's bound"]
 
 
 def _pipelines(plan: Plan) -> str:

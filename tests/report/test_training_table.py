@@ -170,6 +170,29 @@ def test_by_cost_baselines_are_compared_by_price() -> None:
 
 
 @pytest.mark.parametrize(
+    ("facts", "provenance", "line"),
+    [
+        ({"lower_bound_iteration_s": 8.0}, {}, "  no plan takes less than 8.00 s: at most 25% above any plan's bound"),
+        (
+            {"lower_bound_iteration_s": 8.0},
+            {"objective": "cost", "budget_usd_per_hour": 3.0},
+            "  no plan on the nodes rented takes less than 8.00 s; the search was for the cheapest",
+        ),
+        ({"lower_bound_iteration_s": 0.0}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_the_bound_is_said_where_one_is_known(
+    facts: dict[str, Any], provenance: dict[str, Any], line: str | None
+) -> None:
+    there = cluster(1, 1, 1)
+    made = plan([[["machine-0/0"]]])
+    given = Plan(**{**vars(made), "predicted": predicted(made, **facts), "provenance": provenance})
+    lines = training_table(given, there).splitlines()
+    assert [found for found in lines if "no plan" in found] == ([line] if line else [])
+
+
+@pytest.mark.parametrize(
     ("value", "text"),
     [(49.224, "49.22 s"), (134.4, "134 s"), (0.8121, "812 ms"), (0.0031, "3.1 ms"), (36000, "10.0 h"), (0, "0 ms")],
 )

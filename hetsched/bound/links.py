@@ -1,0 +1,151 @@
+"""The fastest that messages and all-reduces can be inside the parts of a cluster, and between them.
+
+A part is a set of nodes: one node, a region, or all. What the best link of a kind can't do, no link of it can. Shared
+links only do less: a transfer of `own` flows gets own / n of what the n flows between two nodes have together.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hetsched.bound.speeds import fastest_link, inside_bytes_per_s
+from hetsched.cluster import Cluster, Floats, Indices
+from hetsched.cost.network import CHUNK_BYTES
+
+MOST_GPUS = 64  # that a curve inside a node may have been measured for
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """The least seconds that a message takes to the next stage, and its gradient back; busy_s: both on the link."""
+
+    forward_s: float
+    backward_s: float
+    busy_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """The best links of a cluster whose nodes are divided into parts.
+
+    part: (nodes,) of each node. Lists of (latency in s, bytes/s of a whole team) hold the links that no other of their
+    sort is better than in both: inside nodes, between nodes of a part, between parts. ring: inside nodes, for
+    all-reduces.
+    """
+
+    cluster: Cluster
+    part: Indices
+
+    @cached_property
+    def sizes(self) -> Indices:
+        """(nodes,): GPUs of each."""
+        return np.array([len(node.gpus) for node in self.cluster.nodes])
+
+    @cached_property
+    def part_sizes(self) -> Indices:
+        """(parts,): GPUs of each."""
+        return np.bincount(self.part, weights=self.sizes).astype(np.intp)
+
+    @cached_property
+    def _inside(self) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        hops, rings, known = set(), set(), {}
+        for node in np.flatnonzero(self.sizes > 1):
+            latency, bandwidth = fastest_link(self.cluster, int(node))
+            size = int(self.sizes[node])
+            key = self.cluster.nodes[node].gpus[0].kind, latency, bandwidth
+            if key not in known:
+                known[key] = max(inside_bytes_per_s(self.cluster, int(node), gpus) for gpus in range(1, MOST_GPUS + 1))
+            half = max(1, size // 2)  # the smaller of two teams in one node has half of it at most
+            hops.add((latency, bandwidth * half))
+            rings.add((latency, known[key] * half))
+        return list(hops), list(rings)
+
+    @cached_property
+    def _between(self) -> tuple[Floats, Floats]:
+        """(nodes, nodes) least latency in s, and most bytes/s of a team, from each node to each other."""
+        network, nodes = self.cluster.network, self.cluster.nodes
+        latency, bandwidth = network.latency_s.copy(), network.bandwidth_bytes_per_s.copy()
+        widest = np.minimum(self.sizes[:, None], self.sizes[None, :])
+        for (i, j), (block_bandwidth, block_latency) in network.per_device.items():
+            latency[i, j] = block_latency.min()
+            best = block_bandwidth.max() * widest[i, j]
+            bandwidth[i, j] = min(best, bandwidth[i, j]) if bandwidth[i, j] > 0 else best
+        if self.cluster.measured.curves.between:
+            most = max(key[2] for key in self.cluster.measured.curves.between)
+            most = max(most, int(self.sizes.max()))
+            known: dict[tuple[str, str, int], float] = {}
+            for i, j in np.ndindex(widest.shape):
+                key = nodes[i].gpus[0].kind, nodes[j].gpus[0].kind, int(widest[i, j])
+                curve = self.cluster.measured.curves.between_nodes(key[0], key[1], 1)
+                if i != j and curve is not None:
+                    if key not in known:
+                        known[key] = max(
+                            self.cluster.between_bytes_per_s(i, j, n, CHUNK_BYTES) * min(key[2], n) / n
+                            for n in range(1, most + 1)
+                        )
+                    bandwidth[i, j] = known[key]
+        return latency, bandwidth
+
+    def _pairs(self, across: bool) -> tuple[Floats, Floats]:
+        """(n, 2), forth and back: latencies and bandwidths of node pairs, between parts or within one."""
+        latency, bandwidth = self._between
+        wanted = (self.part[:, None] != self.part[None, :]) == across
+        np.fill_diagonal(wanted, val=False)
+        i, j = np.nonzero(wanted)
+        rows = np.stack([latency[i, j], latency[j, i], bandwidth[i, j], bandwidth[j, i]], axis=1)
+        rows = np.unique(rows, axis=0) if len(rows) else rows
+        return rows[:, :2], rows[:, 2:]
+
+    @cached_property
+    def _across(self) -> tuple[Floats, Floats]:
+        return self._pairs(True)
+
+    @cached_property
+    def _within(self) -> tuple[Floats, Floats]:
+        return self._pairs(False)
+
+    def hop(self, across: bool, forward_bytes: float, backward_bytes: float) -> Hop | None:
+        """The best hop between parts, or inside one; None where there is no such hop."""
+        latency, bandwidth = self._across if across else self._within
+        if not across and self._inside[0]:
+            inside = np.array(self._inside[0])
+            latency = np.concatenate([latency, np.repeat(inside[:, :1], 2, axis=1)])
+            bandwidth = np.concatenate([bandwidth, np.repeat(inside[:, 1:], 2, axis=1)])
+        if not len(latency):
+            return None
+        forth, back = forward_bytes / bandwidth[:, 0], backward_bytes / bandwidth[:, 1]
+        return Hop(
+            float((latency[:, 0] + forth).min()), float((latency[:, 1] + back).min()), float((forth + back).min())
+        )
+
+    def ring_s(self, across: bool, members: Floats, size_bytes: float) -> Floats:
+        """(len(members),): the least seconds of an all-reduce of so many teams that stand in several parts, or in one.
+
+        A ring of n takes 2 (n - 1) steps of 1/n of the bytes over each of its links. In a hierarchical one only the k
+        nodes form such a ring, of k parts of the bytes; 2 (k - 1) (latency + bytes / (k bandwidth)) grows with k, so
+        the fewest nodes that hold the members say the least of both. inf where no part holds so many.
+        """
+        least = np.full(len(members), np.inf)
+        fewest = np.maximum(2, np.ceil(members / self.sizes.max()))
+        latency, bandwidth = self._across if across else self._within
+        if len(latency):
+            step = (latency[:, 0] + size_bytes / (fewest[:, None] * bandwidth[:, 0])).min(axis=1)
+            least = 2 * (fewest - 1) * step
+        if not across:
+            for ring_latency, ring_bandwidth in self._inside[1]:
+                step = ring_latency + size_bytes / (members * ring_bandwidth)
+                least = np.where(members <= self.sizes.max(), np.minimum(least, 2 * (members - 1) * step), least)
+            least = np.where(members <= self.part_sizes.max(), least, np.inf)
+        return np.where(members < 2, 0.0, least)
+
+
+def reaches(cluster: Cluster) -> Sequence[Reach]:
+    """The divisions to look at: into nodes, where these have several GPUs, and into regions."""
+    regions = {region: number for number, region in enumerate(cluster.regions)}
+    by_region = np.array([regions[node.region] for node in cluster.nodes])
+    found = [Reach(cluster, by_region)]
+    if any(len(node.gpus) > 1 for node in cluster.nodes) and len(regions) < len(cluster.nodes):
+        found.append(Reach(cluster, np.arange(len(cluster.nodes))))
+    return found

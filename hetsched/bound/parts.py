@@ -1,0 +1,83 @@
+"""What one division of a cluster into parts says of plans: hops and all-reduces inside parts and between them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetsched.bound.links import Hop, Reach
+from hetsched.cluster import Floats
+
+NO_HOP = Hop(0.0, 0.0, 0.0)
+EVERY_CASE = 8  # numbers of parts that are told apart; beyond, ever fewer
+
+
+class Parts:
+    """The least seconds by number of pipelines, (n,), for a division of the nodes.
+
+    near, far: hops, of any kind and between parts. An all-reduce of a stage takes at least `local_s` and
+    `local_per_byte` where its members are in one part or not, `across_s` and `across_per_byte` where they are in
+    several. tied_deep, tied_any: that of the tied embedding, where all pipelines have several stages, or not all.
+    """
+
+    def __init__(
+        self,
+        reach: Reach,
+        replicas: Floats,
+        hop_bytes: tuple[float, float],
+        gradient_bytes: tuple[float, float, float],
+        node_speed: Floats,
+    ) -> None:
+        block, whole, tied = gradient_bytes
+        self.several = len(reach.part_sizes) > 1
+        self.largest = float(reach.part_sizes.max())
+        within, across = reach.hop(False, *hop_bytes), reach.hop(True, *hop_bytes)
+        self.far = across or within or NO_HOP
+        within = within or self.far
+        self.near = Hop(
+            min(within.forward_s, self.far.forward_s),
+            min(within.backward_s, self.far.backward_s),
+            min(within.busy_s, self.far.busy_s),
+        )
+        local_s, local_per_byte = _chord(reach, False, replicas, block, whole)
+        self.across_s, self.across_per_byte = _chord(reach, True, replicas, block, whole)
+        self.local_s = np.minimum(local_s, self.across_s)
+        self.local_per_byte = np.minimum(local_per_byte, self.across_per_byte)
+        self.tied_deep, self.tied_any = (
+            np.minimum(reach.ring_s(False, members, tied), reach.ring_s(True, members, tied))
+            if tied
+            else np.zeros_like(members)
+            for members in (2 * replicas, replicas)
+        )
+        speed = np.bincount(reach.part, weights=node_speed)
+        order = np.argsort(-speed)
+        self.speed, self.sizes = speed[order], reach.part_sizes[order]
+
+    def cases(self, blocks: int) -> list[int]:
+        """The numbers of parts with local blocks to look at; each stands for those up to the next."""
+        most = min(len(self.sizes), blocks)
+        return [0] * self.several + sorted({*range(1, min(most, EVERY_CASE) + 1), *self._coarse(most)})
+
+    def _coarse(self, most: int) -> list[int]:
+        found, number = [], EVERY_CASE
+        while number <= most:
+            found.append(number)
+            number = -(-number * 5 // 4)
+        return found
+
+    def fastest(self, replicas: Floats, local: int) -> tuple[Floats, NDArray[np.bool_]]:
+        """Blocks a second of the fastest parts that hold a device for each pipeline, as many as `local` stands for."""
+        upto = local if local < EVERY_CASE else -(-local * 5 // 4)
+        large = self.sizes[None, :] >= replicas[:, None]
+        speeds = np.sort(np.where(large, self.speed[None, :], 0.0), axis=1)[:, ::-1]
+        return speeds[:, :upto].sum(axis=1), large.sum(axis=1) >= local
+
+
+def _chord(reach: Reach, across: bool, members: Floats, low: float, high: float) -> tuple[Floats, Floats]:
+    """a and c of a + c · bytes, which no all-reduce of `low` to `high` bytes takes less than; inf where there is none.
+
+    The least time is a minimum of straight lines in the bytes, so concave: above its chord.
+    """
+    least, most = reach.ring_s(across, members, low), reach.ring_s(across, members, high)
+    none = ~np.isfinite(least)
+    least, most = np.where(none, 0.0, least), np.where(none, 0.0, most)
+    per_byte = (most - least) / (high - low) if high > low else least / low
+    return np.where(none, np.inf, np.maximum(least - per_byte * low, 0.0)), np.where(none, np.inf, per_byte)

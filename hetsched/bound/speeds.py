@@ -1,0 +1,142 @@
+"""How fast the teams of a cluster can be at best: what bounds from below the time that any plan computes.
+
+A team's speed is in blocks a second: both passes of one micro-batch. Embedding and head count as so many blocks more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hetsched.cluster import Cluster, Floats, Gpu
+from hetsched.cost.compute import Worker, optimizer_s, stage_work
+from hetsched.cost.memory import hidden_bytes
+from hetsched.cost.network import CHUNK_BYTES
+from hetsched.model import ModelSpec
+from hetsched.workload import TrainingJob
+
+LEVEL = 1.25  # plans are told apart by their slowest team, in classes of speeds up to so many times each other
+ROUNDING = 1 - 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class TeamSpeed:
+    """The best that `degree` GPUs of one kind in one of `nodes` do as a stage.
+
+    blocks_per_s: of both passes; forward_s: a block's forward; first, last: embedding and head, as so many blocks;
+    update_s: a block's optimiser step by one peer.
+    """
+
+    gpu: Gpu
+    nodes: tuple[int, ...]
+    degree: int
+    blocks_per_s: float
+    forward_s: float
+    first: float
+    last: float
+    update_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedLevel:
+    """What a plan can have whose slowest team does at least `slowest` blocks a second.
+
+    device: (devices,) the most blocks a second that each device adds to a team, 0 where it can be in none; degree: of
+    the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. The others are the least
+    of any team allowed; extra_blocks: of a whole model.
+    """
+
+    slowest: float
+    device: Floats
+    degree: Floats
+    team: float
+    forward_s: float
+    backward_s: float
+    extra_blocks: float
+    update_s: float
+
+
+def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[SpeedLevel]:
+    """Classes of plans that together hold every plan: each plan's slowest team is at least as fast as its class says.
+
+    Within a class, teams slower than its limit are left out: no plan of it has them.
+    """
+    teams = list(team_speeds(cluster, model, job, recompute))
+    of_kind = {gpu: np.array([d.gpu == gpu for d in cluster.devices]) for gpu in {team.gpu for team in teams}}
+    slowest = 0.0
+    for speed in sorted(team.blocks_per_s for team in teams):
+        if speed < slowest * LEVEL:
+            continue
+        slowest = speed * ROUNDING
+        allowed = [team for team in teams if team.blocks_per_s >= slowest]
+        device, degree = np.zeros(len(cluster.devices)), np.zeros(len(cluster.devices))
+        for team in allowed:
+            at = np.isin(cluster.node_of, team.nodes) & of_kind[team.gpu]
+            device[at] = np.maximum(device[at], team.blocks_per_s / team.degree)
+            degree[at] = np.maximum(degree[at], team.degree)
+        yield SpeedLevel(
+            slowest,
+            device,
+            degree,
+            max(team.blocks_per_s for team in allowed),
+            min(team.forward_s for team in allowed),
+            min(1 / team.blocks_per_s - team.forward_s for team in allowed),
+            min(team.first for team in allowed) + min(team.last for team in allowed),
+            min(team.update_s for team in allowed),
+        )
+
+
+def team_speeds(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[TeamSpeed]:
+    """The best of every kind and degree, in nodes alike, at the job's micro-batch size.
+
+    `stage_work` is linear in the number of blocks, so a block in the middle, the first less that and the last less that
+    say it all; the all-reduce is as fast as the best links between any two such GPUs of the node.
+    """
+    short = replace(model, num_layers=3)  # with a block in the middle, whatever the model's depth
+    for (gpu, count, latency_s, _), nodes in _nodes_alike(cluster).items():
+        for degree in range(1, count + 1):
+            all_reduce_s = 0.0
+            if degree > 1:
+                bytes_per_s = max(inside_bytes_per_s(cluster, node, degree) for node in nodes)
+                size = hidden_bytes(model, job) / degree
+                all_reduce_s = 2 * (degree - 1) * (latency_s + size / bytes_per_s)
+            measured = cluster.measured.part_times(model, job, gpu.kind, degree)
+            worker = Worker(gpu, degree, all_reduce_s if measured is None else 0.0, measured)
+            first, middle, last = (stage_work(worker, short, job, (k, k + 1), recompute) for k in range(3))
+            block_s = middle.forward_s + middle.backward_s
+            yield TeamSpeed(
+                gpu,
+                tuple(nodes),
+                degree,
+                1 / block_s,
+                middle.forward_s,
+                max(0.0, (first.forward_s + first.backward_s) / block_s - 1),
+                max(0.0, (last.forward_s + last.backward_s) / block_s - 1),
+                optimizer_s(worker, short, (1, 2), 1),
+            )
+
+
+def inside_bytes_per_s(cluster: Cluster, node: int, gpus: int) -> float:
+    """The most that each of `gpus` GPUs of a node has to its neighbour in a ring inside it."""
+    measured = cluster.inside_bytes_per_s(node, gpus, CHUNK_BYTES)
+    return fastest_link(cluster, node)[1] if measured is None else measured
+
+
+def fastest_link(cluster: Cluster, node: int) -> tuple[float, float]:
+    """The least latency in s and the most bytes/s between any two GPUs of a node."""
+    count = len(cluster.nodes[node].gpus)
+    if (node, node) in cluster.network.per_device and count > 1:
+        bandwidth, latency = cluster.network.per_device[node, node]
+        apart = ~np.eye(count, dtype=bool)
+        return float(latency[apart].min()), float(bandwidth[apart].max())
+    return float(cluster.network.latency_s[node, node]), float(cluster.network.bandwidth_bytes_per_s[node, node])
+
+
+def _nodes_alike(cluster: Cluster) -> dict[tuple[Gpu, int, float, float], list[int]]:
+    """{(a kind of GPU, how many of it, latency and bytes/s inside): the nodes that have it}."""
+    found: dict[tuple[Gpu, int, float, float], list[int]] = {}
+    for number, node in enumerate(cluster.nodes):
+        link = fastest_link(cluster, number) if len(node.gpus) > 1 else (0.0, np.inf)
+        for gpu in dict.fromkeys(node.gpus):
+            found.setdefault((gpu, node.gpus.count(gpu), *link), []).append(number)
+    return found
