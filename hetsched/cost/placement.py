@@ -13,6 +13,8 @@ from hetsched.model import ModelSpec
 from hetsched.plan import Plan
 from hetsched.workload import TrainingJob
 
+GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
+
 Seat = tuple[int, int]  # (pipeline, stage)
 
 
@@ -78,7 +80,7 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         rings,
         Lanes.of(boundaries),
         Lanes.of((there, here) for here, there in boundaries),
-        _gradient_lanes(teams, rings),
+        gradient_lanes(teams, rings, plan.options.zero),
     )
 
 
@@ -92,11 +94,44 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
     return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
 
 
-def _gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
-    """A stage reduces one group at a time, all stages at once: each counts once for each node it sends gradients to.
+def gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]], zero: int) -> Lanes:
+    """Flows that all-reduces make at once: all stages reduce at the same time, each one group at a time.
 
-    Of several teams there, the one it makes the most flows to counts.
+    With ZeRO 3 weights are gathered too, when passes begin, so a stage may be asked for those of several groups.
     """
+    return _flows_at_will(teams, rings) if zero == GATHERED_WEIGHTS else _flows_in_turn(teams, rings)
+
+
+def _flows_in_turn(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
+    """A stage counts once where it sends from and once where it receives, however many groups it has, with the most
+    flows it ever makes; between two nodes there are no more than their stages that send, or receive, there.
+    """
+    sent: dict[tuple[int, Seat], int] = {}
+    received: dict[tuple[int, Seat], int] = {}
+    between: dict[tuple[int, int], tuple[dict[Seat, int], dict[Seat, int]]] = {}
+    for ring in rings:
+        for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
+            source, target = teams[here[0]][here[1]], teams[there[0]][there[1]]
+            i, j = source.node, target.node
+            if i != j:
+                wide = width(source, target)
+                senders, receivers = between.setdefault((i, j), ({}, {}))
+                for seats, seat in ((senders, here), (receivers, there)):
+                    seats[seat] = max(wide, seats.get(seat, 0))
+                sent[i, here] = max(wide, sent.get((i, here), 0))
+                received[j, there] = max(wide, received.get((j, there), 0))
+    lanes = Lanes()
+    for (i, _), wide in sent.items():
+        lanes.out[i] += wide
+    for (j, _), wide in received.items():
+        lanes.into[j] += wide
+    for pair, (senders, receivers) in between.items():
+        lanes.pairs[pair] = min(sum(senders.values()), sum(receivers.values()))
+    return lanes
+
+
+def _flows_at_will(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
+    """A stage counts once for each node it sends to; of several teams there, the one it makes the most flows to."""
     flows: dict[tuple[Seat, int], tuple[Team, Team]] = {}
     for ring in rings:
         for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):

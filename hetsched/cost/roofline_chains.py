@@ -6,15 +6,16 @@ how many flows share their nodes; a played pipeline by its chain, share and hops
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import inf
 
 from hetsched.cluster import Cluster
+from hetsched.cost.chain_rings import Ring, chain_rings
 from hetsched.cost.chains import Chain, Group, Standing, apportion, even_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
-from hetsched.cost.network import Lanes, Team, all_reduce_s, step_s, transfer_s, width
-from hetsched.cost.placement import worker_of
+from hetsched.cost.network import Lanes, Team, all_reduce_s, step_s, transfer_s
+from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes, worker_of
 from hetsched.cost.schedule import Hop, play
 from hetsched.cost.traffic import compressed_bytes
 from hetsched.model import ModelSpec
@@ -23,9 +24,6 @@ from hetsched.workload import TrainingJob
 
 MEAN_WEIGHT = 0.05  # of the guide: how much the mean pipeline counts beside the slowest
 MOST_REMEMBERED = 200_000
-GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
-
-Ring = tuple[list[tuple[int, int]], float, float]  # seats in ring order, bytes of gradients, bytes of weights
 
 
 class RooflineChains:
@@ -246,8 +244,9 @@ class RooflineChains:
             return Standing(chains, inf, inf)
         teams = [[self._team(group) for group, _ in chain] for chain in chains]
         works = [self.stage_works(chain) for chain in chains]
-        rings = self._rings(chains, teams)
-        lanes = _gradient_lanes(teams, rings)
+        holders = [self._holder(chain) for chain in chains]
+        rings = chain_rings(self.model, self.job, self.options.compression.grad_bits, chains, holders, teams)
+        lanes = gradient_lanes(teams, [seats for seats, _, _ in rings], self.options.zero)
         if self.options.zero == GATHERED_WEIGHTS:
             works = self._with_gathers(works, teams, rings, lanes)
         ends = self._ends(chains, works, shares)
@@ -301,37 +300,6 @@ class RooflineChains:
             flows = self._flows[chain] = [flow for flow in ends if flow[0] != flow[1]]
         return flows
 
-    def _rings(self, chains: list[Chain], teams: list[list[Team]]) -> list[Ring]:
-        """Who reduces what, in the executor's order (`gradient_groups`), in ring order (`placement`)."""
-        if len(chains) == 1 and not self.model.tied_parameters:
-            return []
-        ranks: dict[int, int] = {}
-        for line in teams:
-            for team in line:
-                ranks.setdefault(team.node, len(ranks))
-        holders = [self._holder(chain) for chain in chains]
-        cuts = sorted({0, self.blocks, *(cut for chain in set(chains) for cut in _cuts(chain))})
-        model, table = self.model, self.model.tied_parameters
-        found = []
-        for first, last in reversed(list(pairwise(cuts))):
-            parameters = (last - first) * model.block_parameters
-            parameters += model.embedding_parameters - table if first == 0 else 0
-            parameters += model.head_parameters if last == self.blocks else 0
-            found.append(([(p, holder[first]) for p, holder in enumerate(holders)], parameters))
-        if table:
-            ends = [len(chain) - 1 for chain in chains]
-            found.append(([(p, s) for p, last in enumerate(ends) for s in dict.fromkeys((0, last))], table))
-        wide, bits = self.job.dtype_bytes, self.options.compression.grad_bits
-        return [
-            (
-                sorted(seats, key=lambda seat: ranks[teams[seat[0]][seat[1]].node]),
-                compressed_bytes(float(parameters * wide), wide, bits),
-                float(parameters * wide),
-            )
-            for seats, parameters in found
-            if len(seats) > 1
-        ]
-
     def _holder(self, chain: Chain) -> list[int]:
         """(blocks,): which stage holds each."""
         holder = self._holders.get(chain)
@@ -370,20 +338,3 @@ class RooflineChains:
             here, there = self._pair(self._groups[id(a)], self._groups[id(b)])
             seconds = self._steps[key] = step_s(cluster, here, there, size_bytes, lanes, teams)
         return seconds
-
-
-def _cuts(chain: Chain) -> list[int]:
-    return list(accumulate(count for _, count in chain))
-
-
-def _gradient_lanes(teams: list[list[Team]], rings: list[Ring]) -> Lanes:
-    """As `placement` counts them: a stage counts once for each node it sends gradients to."""
-    seen: set[tuple[tuple[int, int], int]] = set()
-    lanes = Lanes()
-    for seats, _, _ in rings:
-        line = [teams[p][s] for p, s in seats]
-        for seat, here, there in zip(seats, line, [*line[1:], line[0]], strict=True):
-            if here.node != there.node and (seat, there.node) not in seen:
-                seen.add((seat, there.node))
-                lanes.add(here.node, there.node, width(here, there))
-    return lanes

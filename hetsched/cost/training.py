@@ -17,14 +17,12 @@ from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.chains import ChainPricer
 from hetsched.cost.compute import StageWork, optimizer_s
 from hetsched.cost.network import all_reduce_s
-from hetsched.cost.placement import Placement, place
+from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, place
 from hetsched.cost.schedule import Hop, play
 from hetsched.cost.traffic import gradient_bytes
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Plan
 from hetsched.workload import TrainingJob
-
-GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
 
 
 @dataclass(frozen=True, slots=True)

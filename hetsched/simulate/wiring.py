@@ -5,9 +5,8 @@ from itertools import pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.network import Lanes, Team, all_reduce_s, transfer_s, width
-from hetsched.cost.placement import Placement, Seat
+from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, Seat
 from hetsched.cost.traffic import gradient_bytes, hop_bytes
-from hetsched.cost.training import GATHERED_WEIGHTS
 from hetsched.simulate.network import Channel, Clock, Flow, SharedNetwork, Takes
 
 

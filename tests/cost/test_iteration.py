@@ -54,12 +54,12 @@ def plain_rings(plan: Plan) -> list[Ring]:
 
 
 class PlainNetwork:
-    """Transfers between nodes that go on at once, counted one by one: each has its share of link, uplink, downlink."""
+    """Transfers between nodes, of which each device sends one and receives one at a time: link, uplink and downlink
+    are shared by as many as can go on at once."""
 
     def __init__(self, cluster: Cluster, transfers: list[tuple[str, str]]) -> None:
         self.cluster = cluster
-        nodes = [(self.node(a), self.node(b)) for a, b in transfers]
-        self.used = [pair for pair in nodes if pair[0] != pair[1]]
+        self.used = [(a, b) for a, b in transfers if self.node(a) != self.node(b)]
 
     def node(self, name: str) -> int:
         return int(self.cluster.node_of[self.cluster.index_of[name]])
@@ -71,10 +71,11 @@ class PlainNetwork:
         if i != j:
             both = self.cluster.network.bandwidth_bytes_per_s
             others = [k for k in range(len(both)) if k not in (i,)]
-            uplink = max(both[i, k] for k in others) / max(1, sum(a == i for a, _ in self.used))
+            uplink = max(both[i, k] for k in others) / max(1, len({a for a, _ in self.used if self.node(a) == i}))
             senders = [k for k in range(len(both)) if k != j]
-            downlink = max(both[k, j] for k in senders) / max(1, sum(b == j for _, b in self.used))
-            pair = bandwidth / max(1, self.used.count((i, j)))
+            downlink = max(both[k, j] for k in senders) / max(1, len({b for _, b in self.used if self.node(b) == j}))
+            along = [(a, b) for a, b in self.used if (self.node(a), self.node(b)) == (i, j)]
+            pair = bandwidth / max(1, min(len({a for a, _ in along}), len({b for _, b in along})))
             bandwidth = min(pair, uplink, downlink)
         return size / bandwidth, link.latency_s
 
@@ -89,12 +90,8 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
         (sorted(ring, key=lambda place: first_seen.index(name_of[place].split("/")[0])), parameters)
         for ring, parameters in plain_rings(plan)
     ]
-    leaving = {
-        ((name_of[a], name_of[b].split("/")[0])): (name_of[a], name_of[b])
-        for ring, _ in reversed(rings)
-        for a, b in reversed(list(zip(ring, ring[1:] + ring[:1], strict=True)))
-    }
-    network = PlainNetwork(cluster, list(leaving.values()))
+    around = [(name_of[a], name_of[b]) for ring, _ in rings for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
+    network = PlainNetwork(cluster, around)
     alone = PlainNetwork(cluster, [])
 
     def seconds(ring: list[tuple[int, int]], size: float) -> float:
