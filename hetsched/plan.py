@@ -79,7 +79,8 @@ class Options:
 
     zero: 0 nothing sharded, 1 optimiser states, 2 gradients too, 3 weights too, each over the data-parallel peers.
     overlap: whether stages compute while their messages are under way, as the bundled executor does; in a plan file
-    that does not say, they wait for them, as in the pipeline engines of Megatron-LM and DeepSpeed.
+    that does not say, they wait for them, and each GPU gets whole tensors, as in the pipeline engines of Megatron-LM
+    and DeepSpeed.
     dtfm_message_gigabytes: the published messages (gradient, activation) where the plan is for the paper's own setting,
     so that the `dtfm` formula prices it alike wherever it is read.
     """

@@ -20,16 +20,18 @@ def plan_usd_per_hour(cluster: Cluster, plan: Plan, iteration_s: float) -> float
 def egress_usd(cluster: Cluster, plan: Plan) -> float:
     """What one iteration's traffic between regions costs: each sender's node says how much a GB (1e9) that leaves is.
 
-    Activations and their gradients cross once a micro-batch; in a ring all-reduce of n members each sends 2 (n - 1) / n
+    Activations and their gradients cross once a micro-batch (in engines that do not overlap, once for each GPU of the
+    stage that receives); in a ring all-reduce of n members each sends 2 (n - 1) / n
     of the gradients to the next (Patarasuk and Yuan 2009).
     """
     forward, backward = hop_bytes(plan)
     usd = 0.0
     for pipeline in plan.pipelines:
-        devices = [cluster.device(stage.devices[0]) for stage in pipeline.stages]
-        for here, there in pairwise(devices):
-            usd += pipeline.micro_batches * forward * _usd_per_byte(cluster, here, there)
-            usd += pipeline.micro_batches * backward * _usd_per_byte(cluster, there, here)
+        for before, after in pairwise(pipeline.stages):
+            here, there = (cluster.device(stage.devices[0]) for stage in (before, after))
+            copies = (1, 1) if plan.options.overlap else (len(after.devices), len(before.devices))
+            usd += pipeline.micro_batches * forward * copies[0] * _usd_per_byte(cluster, here, there)
+            usd += pipeline.micro_batches * backward * copies[1] * _usd_per_byte(cluster, there, here)
     for group in gradient_groups(plan):
         devices = [cluster.device(plan.pipelines[p].stages[s].devices[0]) for p, s in group.members]
         sent = 2 * (len(devices) - 1) / len(devices) * gradient_bytes(plan, group)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from hetsched.cluster import Cluster
 
-CHUNK_BYTES = 512 * 2**10  # NCCL cuts what it moves into these (NCCL_BUFFSIZE of 4 MiB over NCCL_STEPS of 8)
+CHUNK_BYTES = 512 * 2**10  # NCCL's collectives pass these on (NCCL_BUFFSIZE of 4 MiB over NCCL_STEPS of 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Lanes:
     pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, flows: Iterable[tuple[Team, Team]]) -> "Lanes":
-        """The lanes of these transfers, from the first team to the second."""
+    def of(cls, transfers: Iterable[tuple[Team, Team]], parts: bool = True) -> "Lanes":
+        """The lanes of these transfers, from the first team to the second; parts: see `transfer_s`."""
         lanes = cls()
-        for source, target in flows:
+        for source, target in transfers:
             if source.node != target.node:
-                lanes.add(source.node, target.node, width(source, target))
+                lanes.add(source.node, target.node, flows(source, target, parts))
         return lanes
 
     def add(self, source: int, target: int, count: int) -> None:
@@ -71,36 +71,45 @@ def width(source: Team, target: Team) -> int:
     return min(source.size, target.size)
 
 
-def bandwidth_bytes_per_s(cluster: Cluster, source: Team, target: Team, lanes: Lanes) -> float:
-    """What a transfer between teams of two nodes gets, all its flows together, among all `lanes` in use at once.
+def flows(source: Team, target: Team, parts: bool) -> int:
+    """How many flows a hop of a pipeline makes: a part from each pair of GPUs, or the whole to each that receives."""
+    return width(source, target) if parts else target.size
+
+
+def bandwidth_bytes_per_s(cluster: Cluster, i: int, j: int, own: int, lanes: Lanes, message_bytes: float) -> float:
+    """What `own` flows from node i to node j get together, among all `lanes` in use at once.
 
     Lanes that count fewer flows than the transfer itself makes give it no more than the whole of a network.
     """
-    own, (i, j) = width(source, target), (source.node, target.node)
     pair = max(lanes.pairs[i, j], own)
     out, into = max(lanes.out[i], pair), max(lanes.into[j], pair)
-    share = cluster.between_bytes_per_s(i, j, pair, CHUNK_BYTES) * own / pair
+    share = cluster.between_bytes_per_s(i, j, pair, message_bytes) * own / pair
     if out > pair:
-        share = min(share, cluster.uplink_bytes_per_s(i, out, CHUNK_BYTES) * own / out)
+        share = min(share, cluster.uplink_bytes_per_s(i, out, message_bytes) * own / out)
     if into > pair:
-        share = min(share, cluster.downlink_bytes_per_s(j, into, CHUNK_BYTES) * own / into)
+        share = min(share, cluster.downlink_bytes_per_s(j, into, message_bytes) * own / into)
     return share
 
 
-def transfer_s(cluster: Cluster, source: Team, target: Team, size_bytes: float, lanes: Lanes) -> tuple[float, float]:
+def transfer_s(
+    cluster: Cluster, source: Team, target: Team, size_bytes: float, lanes: Lanes, parts: bool = True
+) -> tuple[float, float]:
     """(seconds on the link, seconds after that until it is there) of a tensor that the source's devices all hold.
 
-    Each flow carries its part, and the target's devices gather the parts among themselves (Narayanan et al. 2021, arXiv
-    2104.04473, section 4.1).
+    parts: each flow carries its part, and the target's devices gather the parts among themselves (Narayanan et al.
+    2021, arXiv 2104.04473, section 4.1), as the bundled executor does. Else each of the target's devices gets the whole
+    tensor over the network, as in engines without that.
     """
     latency_s, each = _worst_link(cluster, source, target)
+    own = flows(source, target, parts)
+    moved_bytes = size_bytes if parts else size_bytes * target.size
     if source.node == target.node:
         whole = width(source, target) * each
     else:
-        whole = bandwidth_bytes_per_s(cluster, source, target, lanes)
+        whole = bandwidth_bytes_per_s(cluster, source.node, target.node, own, lanes, moved_bytes / own)
         if _has_own_links(cluster, source, target):
             whole = min(whole, width(source, target) * each)
-    return size_bytes / whole, latency_s + gather_s(cluster, target, size_bytes)
+    return moved_bytes / whole, latency_s + (gather_s(cluster, target, size_bytes) if parts else 0.0)
 
 
 def gather_s(cluster: Cluster, team: Team, size_bytes: float) -> float:
@@ -173,7 +182,7 @@ def step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, 
     if a.node == b.node:
         measured = cluster.inside_bytes_per_s(a.node, teams * max(a.size, b.size), CHUNK_BYTES)
         return latency_s + size_bytes / (width(a, b) * (each if measured is None else measured))
-    whole = bandwidth_bytes_per_s(cluster, a, b, lanes)
+    whole = bandwidth_bytes_per_s(cluster, a.node, b.node, width(a, b), lanes, CHUNK_BYTES)
     if _has_own_links(cluster, a, b):
         whole = min(whole, width(a, b) * each)
     return latency_s + size_bytes / whole

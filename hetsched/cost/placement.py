@@ -32,6 +32,11 @@ class Placement:
     backward_lanes: Lanes
     gradient_lanes: Lanes
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether hops go in parts (`transfer_s`): the bundled executor, which also overlaps, sends so."""
+        return self.plan.options.overlap
+
     def works(self) -> list[list[StageWork]]:
         """What each stage works on one micro-batch."""
         plan = self.plan
@@ -49,8 +54,8 @@ class Placement:
         teams = self.teams[pipeline]
         return [
             Hop(
-                *transfer_s(self.cluster, here, there, forward, self.forward_lanes),
-                *transfer_s(self.cluster, there, here, backward, self.backward_lanes),
+                *transfer_s(self.cluster, here, there, forward, self.forward_lanes, self.in_parts),
+                *transfer_s(self.cluster, there, here, backward, self.backward_lanes, self.in_parts),
             )
             for here, there in pairwise(teams)
         ]
@@ -70,6 +75,7 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         for team in line:
             ranks.setdefault(team.node, len(ranks))
     rings = [sorted(group.members, key=lambda seat: ranks[teams[seat[0]][seat[1]].node]) for group in groups]
+    in_parts = plan.options.overlap
     boundaries = [pair for line in teams for pair in pairwise(line)]
     return Placement(
         cluster,
@@ -78,8 +84,8 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         workers,
         groups,
         rings,
-        Lanes.of(boundaries),
-        Lanes.of((there, here) for here, there in boundaries),
+        Lanes.of(boundaries, in_parts),
+        Lanes.of(((there, here) for here, there in boundaries), in_parts),
         gradient_lanes(teams, rings, plan.options.zero),
     )
 

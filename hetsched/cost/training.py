@@ -74,8 +74,10 @@ class Roofline:
         model: ModelSpec,
         job: TrainingJob,
         options: Options,
-    ) -> ChainPricer:
-        """The roofline by chains of classes."""
+    ) -> ChainPricer | None:
+        """The roofline by chains of classes, for plans whose stages overlap with their messages."""
+        if not options.overlap:
+            return None
         from hetsched.cost.roofline_chains import RooflineChains
 
         return RooflineChains(cluster, members, model, job, options, self.memory_fraction)

@@ -21,7 +21,7 @@ from itertools import pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost
-from hetsched.cost.network import width
+from hetsched.cost.network import flows
 from hetsched.cost.placement import Placement, place
 from hetsched.cost.training import Iteration, iteration_cost
 from hetsched.plan import Plan
@@ -111,13 +111,13 @@ def _each_alone(placement: Placement) -> bool:
     rings = [placement.members(ring) for ring in placement.rings]
     around = [(a, b) for ring in rings for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)]
     kinds = [
-        (placement.forward_lanes, pairs),
-        (placement.backward_lanes, [(b, a) for a, b in pairs]),
-        (placement.gradient_lanes, around),
+        (placement.forward_lanes, pairs, placement.in_parts),
+        (placement.backward_lanes, [(b, a) for a, b in pairs], placement.in_parts),
+        (placement.gradient_lanes, around, True),
     ]
     return all(
-        lanes.out[a.node] == lanes.into[b.node] == width(a, b)
-        for lanes, flows in kinds
-        for a, b in flows
+        lanes.out[a.node] == lanes.into[b.node] == flows(a, b, in_parts)
+        for lanes, transfers, in_parts in kinds
+        for a, b in transfers
         if a.node != b.node
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cluster import Cluster
-from hetsched.cost.network import Lanes, Team, all_reduce_s, transfer_s, width
+from hetsched.cost.network import Lanes, Team, all_reduce_s, flows, transfer_s, width
 from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, Seat
 from hetsched.cost.traffic import gradient_bytes, hop_bytes
 from hetsched.simulate.network import Channel, Clock, Flow, SharedNetwork, Takes
@@ -52,13 +52,15 @@ class Wiring:
         return any(channel.shared for channel in self._channels)
 
     def _wire(self, source: Team, target: Team, size_bytes: float, network: SharedNetwork) -> Wire:
-        cluster = self._placement.cluster
+        cluster, in_parts = self._placement.cluster, self._placement.in_parts
 
         def takes(lanes: Lanes) -> float:
-            return transfer_s(cluster, source, target, size_bytes, lanes)[0]
+            return transfer_s(cluster, source, target, size_bytes, lanes, in_parts)[0]
 
-        latency_s = transfer_s(cluster, source, target, size_bytes, Lanes())[1]
-        return Wire(Channel(takes, _flows([(source, target)])), network, latency_s)
+        latency_s = transfer_s(cluster, source, target, size_bytes, Lanes(), in_parts)[1]
+        apart = source.node != target.node
+        flow = [(source.node, target.node, flows(source, target, in_parts))] if apart else []
+        return Wire(Channel(takes, flow), network, latency_s)
 
     def _ring(self, number: int) -> Channel:
         placement = self._placement

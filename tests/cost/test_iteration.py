@@ -55,14 +55,17 @@ def plain_rings(plan: Plan) -> list[Ring]:
 
 class PlainNetwork:
     """Transfers between nodes, of which each device sends one and receives one at a time: link, uplink and downlink
-    are shared by as many as can go on at once."""
+    are shared by as many as can go on at once. at_will: it sends to several nodes at a time, and receives from any."""
 
-    def __init__(self, cluster: Cluster, transfers: list[tuple[str, str]]) -> None:
+    def __init__(self, cluster: Cluster, transfers: list[tuple[str, str]], at_will: bool = False) -> None:
         self.cluster = cluster
         self.used = [(a, b) for a, b in transfers if self.node(a) != self.node(b)]
+        if at_will:  # a name of its own for each node that a device sends to
+            self.used = list({(a, self.node(b)): (a, b) for a, b in self.used}.values())
+            self.used = [(f"{a}#{self.node(b)}", f"{b}#{a}") for a, b in self.used]
 
     def node(self, name: str) -> int:
-        return int(self.cluster.node_of[self.cluster.index_of[name]])
+        return int(self.cluster.node_of[self.cluster.index_of[name.split("#", maxsplit=1)[0]]])
 
     def seconds(self, here: str, there: str, size: float) -> tuple[float, float]:
         """(on the link, latency)"""
@@ -91,7 +94,7 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
         for ring, parameters in plain_rings(plan)
     ]
     around = [(name_of[a], name_of[b]) for ring, _ in rings for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
-    network = PlainNetwork(cluster, around)
+    network = PlainNetwork(cluster, around, at_will=plan.options.zero == 3)
     alone = PlainNetwork(cluster, [])
 
     def seconds(ring: list[tuple[int, int]], size: float) -> float:
