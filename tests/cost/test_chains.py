@@ -1,0 +1,62 @@
+"""Quick prices of chains against the cost model's own, on plans that a walk comes by."""
+
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+import pytest
+
+from hetsched.catalog import find_gpu, find_model
+from hetsched.cluster import Cluster, Network, Node
+from hetsched.cost import COST_MODELS
+from hetsched.model import ModelSpec
+from hetsched.problem import Choices, Problem
+from hetsched.solvers.arena import arenas, deals
+from hetsched.workload import TrainingJob
+
+MakeCluster = Callable[..., Cluster]
+KINDS = ("A100-SXM-80GB", "RTX-3090-24GB", "V100-SXM2-16GB")
+
+
+def model_of(name: str) -> ModelSpec:
+    model = find_model(name)
+    assert model is not None
+    return model
+
+
+def cluster_of(seed: int) -> Cluster:
+    """Nodes of 4, 2, 4 and 1 GPUs of three kinds, every link different."""
+    rng = np.random.default_rng(seed)
+    nodes = tuple(
+        Node(f"n{k}", f"r{k % 2}", (find_gpu(KINDS[k % 3], "test"),) * count) for k, count in enumerate((4, 2, 4, 1))
+    )
+    bandwidth = np.exp(rng.uniform(np.log(1e8), np.log(2e10), (4, 4)))
+    return Cluster("chains", nodes, Network(bandwidth, rng.uniform(0, 0.01, (4, 4))))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("model", ["roofline", "flashflex"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_walks_plans_cost_what_the_model_says(model: str, seed: int, zero: int) -> None:
+    """Standing by standing: asymmetric pipelines, tensor-parallel groups, unequal batches."""
+    spec = model_of("gpt2" if model == "roofline" else "llama-2-7b")
+    length = 512 if model == "roofline" else 2048
+    choices = Choices(micro_batch=2, zero=zero, recompute=seed % 2 == 1, schedule="1f1b" if seed % 2 else "gpipe")
+    problem = Problem(cluster_of(seed), spec, TrainingJob(37, length, 2), choices)
+    priced_by, random, seen, teams = COST_MODELS[model](0.92), Random(seed), 0, 0
+    for arena in arenas(problem, priced_by):
+        for replicas in (1, 2, 3):
+            for start in deals(arena, replicas):
+                chains = start
+                for _ in range(6):
+                    found = arena.walk(random).run(chains, 30, 0.5, 0.4)
+                    if found.seconds == float("inf"):
+                        continue
+                    chains = found.chains
+                    candidate = arena.candidate(found.chains)
+                    assert candidate.cost.feasible
+                    assert candidate.cost.iteration_s == pytest.approx(found.seconds, rel=1e-9)
+                    seen += 1
+                    teams += any(stage.tensor_parallel > 1 for _, _, stage in candidate.plan.stages)
+    assert seen > 10
+    assert teams > 0
