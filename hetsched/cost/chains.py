@@ -32,6 +32,10 @@ class Standing:
 class ChainPricer(Protocol):
     """Prices plans of one cluster, model, job and set of options; it remembers what it has seen of each chain."""
 
+    def move_s(self, chains: Sequence[Chain]) -> float:
+        """About how long pricing a change of such a plan takes, so that steps of a search can be of one length."""
+        ...
+
     def block_s(self, group: Group) -> float:
         """Seconds that one block of one micro-batch takes on a group, forward and backward."""
         ...

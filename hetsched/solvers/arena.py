@@ -1,22 +1,24 @@
 """A problem with one setting of its open options, as a search on chains of classes sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heapreplace
+from math import inf
 from random import Random
 
 from hetsched.cost.base import CostModel
-from hetsched.cost.chains import Chain, ChainPricer, Group
+from hetsched.cost.chains import Chain, ChainPricer, Group, Standing
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_moves import Limits
 from hetsched.solvers.chain_walk import Walk
-from hetsched.solvers.grid import Variant, variants
+from hetsched.solvers.grid import QUICK, Variant, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob
 
 UNSUPPORTED = "the cost model prices grids alone"
+
+Hand = Sequence[Sequence[Group]]  # the groups of each pipeline, in order
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,81 +49,106 @@ class Arena:
         """A walk through its plans."""
         return Walk(self.inventory, self.pricer, self.limits, random)
 
+    def stand(self, hand: Hand) -> Standing | None:
+        """The price of a hand, its layers split; None where it does not fit."""
+        chains = [self.pricer.split(tuple(groups), len(hand)) for groups in hand]
+        if not chains or any(chain is None or not self.limits.allow(chain) for chain in chains):
+            return None
+        standing = self.pricer.stand([chain for chain in chains if chain is not None])
+        return standing if standing.seconds < inf else None
 
-def arenas(problem: Problem, model: CostModel) -> list[Arena]:
-    """One for each setting allowed; empty where the cost model has no quick prices."""
-    inventory = Inventory(problem.cluster)
-    found = []
-    for ladder in variants(problem, model.assumes):
-        for variant in ladder:
-            job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
-            options = Options(variant.schedule, variant.recompute, variant.zero, problem.choices.compression)
-            pricer = model.chains(problem.cluster, inventory.members, problem.model, job, options)
-            if pricer is not None:
-                found.append(Arena(problem, model, inventory, variant, job, options, pricer))
-    return found
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A plan of chains and the arena it stands in."""
+
+    arena: Arena
+    standing: Standing
+
+    @property
+    def seconds(self) -> float:
+        """The iteration time."""
+        return self.standing.seconds
+
+    @property
+    def key(self) -> tuple[Variant, int]:
+        """The setting and the number of pipelines."""
+        return self.arena.variant, len(self.standing.chains)
+
+    def candidate(self) -> Candidate:
+        """The plan, priced by the cost model."""
+        return self.arena.candidate(self.standing.chains)
+
+
+class Arenas:
+    """The arenas of a problem: for each schedule and micro-batch size, from the fastest setting to the least memory.
+
+    Empty where the cost model has no quick prices.
+    """
+
+    def __init__(self, problem: Problem, model: CostModel) -> None:
+        self.problem, self.inventory = problem, Inventory(problem.cluster)
+        self.ladders: list[list[Arena]] = []
+        self._of: dict[Variant, Arena] = {}
+        for ladder in variants(problem, model.assumes):
+            rungs = [arena for variant in ladder if (arena := self._arena(model, variant)) is not None]
+            if rungs:
+                self.ladders.append(rungs)
+                self._of.update({arena.variant: arena for arena in rungs})
+
+    def _arena(self, model: CostModel, variant: Variant) -> Arena | None:
+        problem = self.problem
+        job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
+        options = Options(variant.schedule, variant.recompute, variant.zero, problem.choices.compression)
+        pricer = model.chains(problem.cluster, self.inventory.members, problem.model, job, options)
+        return None if pricer is None else Arena(problem, model, self.inventory, variant, job, options, pricer)
+
+    def __bool__(self) -> bool:
+        return bool(self.ladders)
+
+    def __iter__(self) -> Iterator[Arena]:
+        return iter(self._of.values())
+
+    def of(self, variant: Variant) -> Arena | None:
+        """The arena of a setting."""
+        return self._of.get(variant)
+
+    def settle(self, hand: Hand, quick: bool = False) -> Place | None:
+        """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
+
+        quick: one schedule and one micro-batch size, as long as that fits.
+        """
+        usual = self.ladders[QUICK % len(self.ladders)]
+        best: Place | None = None
+        for ladder in [usual, *self.ladders] if quick else self.ladders:
+            found = _first(ladder, hand)
+            if found is not None and (best is None or found.seconds < best.seconds):
+                best = found
+            if quick and best is not None:
+                break
+        return best
+
+
+def _first(ladder: Iterable[Arena], hand: Hand) -> Place | None:
+    for arena in ladder:
+        standing = arena.stand(hand)
+        if standing is not None:
+            return Place(arena, standing)
+    return None
+
+
+def hand_of(chains: Sequence[Chain]) -> list[list[Group]]:
+    """The groups of a plan's chains."""
+    return [[group for group, _ in chain] for chain in chains]
 
 
 def replica_counts(problem: Problem) -> list[int]:
-    """The numbers of pipelines to try: all up to a few, then ever fewer of them, and divisors of the batch."""
+    """The numbers of pipelines to try: all up to a few, then ever fewer of them."""
     if problem.choices.replicas is not None:
         return [problem.choices.replicas]
     most = min(len(problem.cluster.devices) // (problem.choices.stages or 1), problem.job.global_batch)
-    step, counts = 1.0, []
-    at = 1.0
+    counts, at = {most}, 1.0
     while at <= most:
-        counts.append(int(at))
-        step = max(1.0, at / 12)
-        at += step
-    return sorted({*counts, *(count for count in (most,) if count)})
-
-
-def deals(arena: Arena, replicas: int) -> list[list[Chain]]:
-    """Constructive starts: the devices dealt over the pipelines in several ways, those that fit; none twice.
-
-    Every class evenly, each device a stage of its own or a pipeline's devices of a class in groups; and by weight, the
-    fastest first, each to the pipeline that has least (Graham's LPT rule, 1969, doi:10.1137/0117039), of all kinds and
-    without the slowest.
-    """
-    hands = [_dealt(arena, replicas, wide) for wide in (False, True)]
-    kinds = arena.inventory.kinds
-    speeds = [1 / arena.pricer.block_s((member,)) for member in range(len(kinds))]
-    slowest = sorted(set(kinds), key=lambda kind: min(s for s, k in zip(speeds, kinds, strict=True) if k == kind))
-    for left_out in range(len(slowest)):
-        used = set(slowest[left_out:])
-        hands.append(_weighed(arena, replicas, speeds, [m for m, kind in enumerate(kinds) if kind in used]))
-    found: list[list[Chain]] = []
-    for hand in hands:
-        chains = [arena.pricer.split(tuple(groups), replicas) for groups in hand if groups]
-        fitting = [chain for chain in chains if chain is not None and arena.limits.allow(chain)]
-        if len(fitting) == replicas and fitting not in found:
-            found.append(fitting)
-    return found
-
-
-def _dealt(arena: Arena, replicas: int, wide: bool) -> list[list[Group]]:
-    hands: list[list[Group]] = [[] for _ in range(replicas)]
-    turn = 0
-    for member, count in enumerate(arena.inventory.counts):
-        each, over = divmod(count, replicas)
-        for hand in hands:
-            left = each
-            while left:
-                size = 1 << (left.bit_length() - 1) if wide else 1
-                hand.append((member,) * size)
-                left -= size
-        for _ in range(over):
-            hands[turn % replicas].append((member,))
-            turn += 1
-    return hands
-
-
-def _weighed(arena: Arena, replicas: int, speeds: list[float], classes: list[int]) -> list[list[Group]]:
-    hands: list[list[Group]] = [[] for _ in range(replicas)]
-    heap = [(0.0, k) for k in range(replicas)]
-    for member in sorted(classes, key=lambda member: -speeds[member]):
-        for _ in range(arena.inventory.counts[member]):
-            weight, k = heap[0]
-            hands[k].append((member,))
-            heapreplace(heap, (weight + speeds[member], k))
-    return hands
+        counts.add(int(at))
+        at += max(1.0, at / 6)
+    return sorted(counts)

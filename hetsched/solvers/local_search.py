@@ -1,93 +1,88 @@
-"""Local search on asymmetric plans: islands of one number of pipelines each, annealed in turn (`chain_walk`).
+"""Local search on asymmetric plans: islands of one setting and number of pipelines each, annealed in turn.
 
-Each island begins with a deal of the devices. A step is a walk on one island: from its best plan or from a deal. The
-better an island's best, the more of the walks it gets.
+Each island begins with a constructive plan (`hierarchical.starts`) and a short walk from it. A step is a walk
+(`chain_walk`) on one island, from its best plan or from where it began. The better an island's best, the more of the
+walks it gets.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from math import exp, inf
+from math import exp
 from random import Random
 
 import numpy as np
 
 from hetsched.cost.base import CostModel
-from hetsched.cost.chains import Chain, Standing
 from hetsched.problem import Problem
-from hetsched.solvers.arena import UNSUPPORTED, Arena, arenas, deals, replica_counts
+from hetsched.solvers.arena import UNSUPPORTED, Arenas, Place
 from hetsched.solvers.base import Candidate
+from hetsched.solvers.grid import Variant
+from hetsched.solvers.hierarchical import refine, settled_best, starts
 
 WARMTH = 1.0  # a walk's heat is drawn from e^-WARMTH to e^WARMTH times the usual
 FAVOUR = 1.5  # how much rarer each island in the order of their bests is searched than the one before
+ISLANDS = 10
 
 
 @dataclass(slots=True)
 class Island:
-    """One number of pipelines in one arena: where it began, its best plan, and how often it was searched."""
+    """Where it began, its best plan, and how often it was searched."""
 
-    arena: Arena
-    starts: list[list[Chain]]
-    best: Standing
+    start: Place
+    best: Place
     walks: int = 0
+
+
+class Archipelago:
+    """Islands by setting and number of pipelines, and whose turn it is."""
+
+    def __init__(self, places: Iterable[Place], random: Random, hot: float, cold: float) -> None:
+        self.random, self.hot, self.cold = random, hot, cold
+        self.islands: dict[tuple[Variant, int], Island] = {}
+        for place in places:
+            self.keep(place)
+
+    def keep(self, place: Place) -> None:
+        """A plan found: the best of its island, or a new island."""
+        island = self.islands.setdefault(place.key, Island(place, place))
+        if place.seconds < island.best.seconds:
+            island.best = place
+
+    def step(self) -> Place:
+        """A walk on the island whose turn it is."""
+        order = sorted(self.islands.values(), key=lambda island: island.best.seconds)
+        turn = min(range(len(order)), key=lambda rank: (order[rank].walks + 1) * FAVOUR**rank)
+        island = order[turn]
+        heat = self.hot * exp(self.random.uniform(-WARMTH, WARMTH))
+        found = refine(island.start if island.walks % 3 == 2 else island.best, self.random, heat, self.cold)
+        island.walks += 1
+        self.keep(found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSearch:
-    """See the module. A step is `moves` moves; temperatures are shares of the iteration time."""
+    """See the module. Temperatures are shares of the iteration time."""
 
-    moves: int = 8_000
-    scouting: int = 500
     hot: float = 0.003
     cold: float = 0.00005
+    walks: int = 40
     name: str = "local-search"
 
     def supports(self, problem: Problem, model: CostModel) -> str | None:
         """Every problem of a model with quick prices."""
-        return None if arenas(problem, model) else UNSUPPORTED
+        return None if Arenas(problem, model) else UNSUPPORTED
 
     def steps(self, problem: Problem) -> int:
-        """A walk on each island, and a few more on the best."""
-        return 90
+        """Walks of a tenth of a second."""
+        return self.walks
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
-        """A scouting walk on each island, then longer ones for ever."""
-        random = Random(int(rng.integers(1 << 60)))
-        islands: dict[tuple[int, int], Island] = {}
-        for arena in arenas(problem, model):
-            for replicas in replica_counts(problem):
-                yield from self.settle(islands, arena, deals(arena, replicas), random)
-        while islands:
-            yield self.step(islands, random)
-
-    def settle(
-        self, islands: dict[tuple[int, int], Island], arena: Arena, starts: Iterable[list[Chain]], random: Random
-    ) -> Iterator[Candidate]:
-        """A scouting walk from each start, and an island where it leads."""
-        for start in starts:
-            best = arena.walk(random).run(start, self.scouting, self.hot, 10 * self.cold)
-            if best.seconds < inf:
-                island = keep(islands, arena, best)
-                island.starts.append(start)
-                yield arena.candidate(best.chains)
-
-    def step(self, islands: dict[tuple[int, int], Island], random: Random) -> Candidate:
-        """A walk on the island whose turn it is."""
-        order = sorted(islands.values(), key=lambda island: island.best.seconds)
-        turn = min(range(len(order)), key=lambda rank: (order[rank].walks + 1) * FAVOUR**rank)
-        island = order[turn]
-        heat = self.hot * exp(random.uniform(-WARMTH, WARMTH))
-        again = island.starts and island.walks % 2 == 1
-        start = island.starts[(island.walks // 2) % len(island.starts)] if again else island.best.chains
-        island.walks += 1
-        best = island.arena.walk(random).run(start, self.moves, heat, self.cold)
-        keep(islands, island.arena, best)
-        return island.arena.candidate(best.chains)
-
-
-def keep(islands: dict[tuple[int, int], Island], arena: Arena, found: Standing) -> Island:
-    """The island of a plan, which is its best where it is better than what was there."""
-    key = id(arena), len(found.chains)
-    island = islands.setdefault(key, Island(arena, [], found))
-    if found.seconds < island.best.seconds:
-        island.best = found
-    return island
+        """The islands' starts, then walks for ever."""
+        arenas, random = Arenas(problem, model), Random(int(rng.integers(1 << 60)))
+        first = settled_best(arenas, list(starts(arenas, rng)), ISLANDS)
+        for place in first:
+            yield place.candidate()
+        islands = Archipelago(first, random, self.hot, self.cold)
+        while islands.islands:
+            yield islands.step().candidate()

@@ -1,0 +1,224 @@
+"""FlashFlex's two-phase graph partition (Yan et al. 2024, arXiv 2409.01143; HexiScale), with refinement that works.
+
+1. The devices, in teams of one machine, are split into pipelines: each kind evenly, so that computing is balanced, by
+   partitions of the network that keep fast links between pipelines, for gradients, or inside them; the parts of
+   different kinds are joined by the best assignment. Or each team goes to the pipeline that has least.
+2. A pipeline's stages are ordered by the open-loop travelling salesman, and its layers split by speed under memory.
+3. Refinement: the best of these are walked down by exchanges between pipelines, moves, and changes of layers and of
+   degrees, each priced (`chain_walk`); and so again for other numbers of pipelines.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapreplace
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from hetsched.algorithms.graph_partition import partition
+from hetsched.algorithms.open_tsp import open_tsp
+from hetsched.cost.base import CostModel
+from hetsched.cost.chains import Group
+from hetsched.problem import Problem
+from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
+from hetsched.solvers.base import Candidate
+from hetsched.solvers.inventory import Inventory
+
+WIDTHS = (1, 2, 4, 8)
+MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
+LONGEST_TSP = 24
+STEP_S = 0.12
+STARTS_KEPT = 6
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchical:
+    """See the module. The first steps are starts; each further one refines one of the best."""
+
+    refinements: int = 24
+    hot: float = 0.003
+    cold: float = 0.00005
+    name: str = "hierarchical"
+
+    def supports(self, problem: Problem, model: CostModel) -> str | None:
+        """Every problem of a model with quick prices."""
+        return None if Arenas(problem, model) else UNSUPPORTED
+
+    def steps(self, problem: Problem) -> int:
+        """All starts, and some refinements."""
+        return 4 * len(WIDTHS) * len(replica_counts(problem)) + self.refinements
+
+    def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
+        """Starts for all numbers of pipelines, then refinements of the best for ever."""
+        arenas, random = Arenas(problem, model), Random(int(rng.integers(1 << 60)))
+        places: list[Place] = []
+        for place in starts(arenas, rng):
+            places.append(place)
+            yield place.candidate()
+        best = settled_best(arenas, places)
+        turn = 0
+        while best:
+            place = best[turn % len(best)]
+            found = refine(place, random, self.hot, self.cold)
+            yield found.candidate()
+            if found.seconds < place.seconds:
+                best[turn % len(best)] = found
+            turn += 1
+            if turn % len(best) == 0:
+                best.sort(key=lambda place: place.seconds)
+                best = best[: max(2, len(best) - 1)]
+
+
+def refine(place: Place, random: Random, hot: float, cold: float) -> Place:
+    """A walk of one step's length from a plan."""
+    moves = max(30, int(STEP_S / place.arena.pricer.move_s(place.standing.chains)))
+    return Place(place.arena, place.arena.walk(random).run(place.standing.chains, moves, hot, cold))
+
+
+def settled_best(arenas: Arenas, places: list[Place], keep: int = STARTS_KEPT) -> list[Place]:
+    """The best places, each in the setting that suits it best; one a number of pipelines and degree at most."""
+    seen: set[tuple[int, int]] = set()
+    found: list[Place] = []
+    for place in sorted(places, key=lambda place: place.seconds):
+        chains = place.standing.chains
+        shape = len(chains), max(len(group) for chain in chains for group, _ in chain)
+        if shape not in seen and len(seen) < keep:
+            seen.add(shape)
+            found.append(arenas.settle(hand_of(chains)) or place)
+            if found[-1].seconds > place.seconds:
+                found[-1] = place
+    return found
+
+
+def starts(arenas: Arenas, rng: np.random.Generator) -> Iterator[Place]:
+    """Constructive plans: every number of pipelines, several tensor-parallel degrees and ways to split the network."""
+    seen: set[tuple[tuple[Group, ...], ...]] = set()
+    for width in WIDTHS:
+        if width > 1 and max(arenas.inventory.counts) < width:
+            break
+        units = _units(arenas.inventory, width)
+        network = _Network(arenas, units)
+        for replicas in replica_counts(arenas.problem):
+            if replicas > len(units):
+                continue
+            for hand in network.hands(replicas, rng):
+                key = tuple(map(tuple, hand))
+                place = None if key in seen else arenas.settle(hand, quick=True)
+                seen.add(key)
+                if place is not None:
+                    yield place
+
+
+def _units(inventory: Inventory, width: int) -> list[Group]:
+    """All devices in teams of `width` of one class; what is left over in teams of half of that, and so on."""
+    units: list[Group] = []
+    for member, count in enumerate(inventory.counts):
+        left, size = count, width
+        while left:
+            units += [(member,) * size] * (left // size)
+            left, size = left % size, max(1, size // 2)
+    return units
+
+
+class _Network:
+    """Units, how slow the links between them are, and hands that split them."""
+
+    def __init__(self, arenas: Arenas, units: list[Group]) -> None:
+        inventory = arenas.inventory
+        self.units, self.stages = units, arenas.problem.choices.stages
+        self.blocks = arenas.problem.model.num_layers
+        self.kinds = [(inventory.kinds[unit[0]], len(unit)) for unit in units]
+        pricer = arenas.ladders[0][0].pricer
+        self.speeds = [1 / pricer.block_s(unit) for unit in units]
+        first = [inventory.members[unit[0]][0] for unit in units]
+        last = [inventory.members[unit[0]][-1] for unit in units]
+        latency, bandwidth = arenas.problem.cluster.links(first, last)
+        job, model = arenas.problem.job, arenas.problem.model
+        self.hop_s: Floats = latency + job.seq_len * model.hidden_size * job.dtype_bytes / bandwidth
+        np.fill_diagonal(self.hop_s, 0.0)
+        self.hop_s = np.where(np.isfinite(self.hop_s), self.hop_s, 0.0)
+        self._orders: dict[tuple[Group, ...], list[Group]] = {}
+
+    def hands(self, replicas: int, rng: np.random.Generator) -> Iterator[Hand]:
+        """Fast links between the pipelines, or inside them; and by weight, with the slowest kinds left out in turn."""
+        if len(self.units) <= MOST_UNITS:
+            far = self.hop_s.max() - self.hop_s
+            labelings = [self._joined(replicas, weight, rng) for weight in (far, self.hop_s)]
+        else:
+            labelings = [self._dealt(replicas, blockwise) for blockwise in (False, True)]
+        for labels in labelings:
+            yield from self._hand([[u for u, label in enumerate(labels) if label == k] for k in range(replicas)], rng)
+        slowest = sorted(set(self.kinds), key=lambda kind: self.speeds[self.kinds.index(kind)])
+        for left_out in range(min(2, len(slowest))):
+            used = set(slowest[left_out:])
+            chosen = [u for u, kind in enumerate(self.kinds) if kind in used]
+            if len(chosen) >= replicas:
+                yield from self._hand(self._weighed(replicas, chosen), rng)
+
+    def _hand(self, parts: list[list[int]], rng: np.random.Generator) -> Iterator[Hand]:
+        hand = []
+        for part in parts:
+            fastest = sorted(part, key=lambda u: -self.speeds[u])[: self.stages or self.blocks]
+            if not fastest or (self.stages is not None and len(fastest) < self.stages):
+                return
+            hand.append(self._ordered(sorted(fastest), rng))
+        yield hand
+
+    def _ordered(self, part: list[int], rng: np.random.Generator) -> list[Group]:
+        """The units of a pipeline by the cheapest path through them."""
+        groups = tuple(self.units[u] for u in part)
+        if len(part) > LONGEST_TSP or len(part) < 3:
+            return list(groups)
+        order = self._orders.get(groups)
+        if order is None:
+            path, _ = open_tsp(self.hop_s[np.ix_(part, part)], rng)
+            order = self._orders[groups] = [groups[position] for position in path]
+        return order
+
+    def _joined(self, replicas: int, weight: Floats, rng: np.random.Generator) -> list[int]:
+        """A label for each unit: partitions of each kind with little weight inside, joined kind by kind."""
+        labels = [-1] * len(self.units)
+        load = np.zeros(replicas)
+        for kind in sorted(set(self.kinds), key=lambda kind: -self.speeds[self.kinds.index(kind)]):
+            mine = [u for u, other in enumerate(self.kinds) if other == kind]
+            each, over = divmod(len(mine), replicas)
+            sizes = [each + (k < over) for k in range(replicas)]
+            parts = [size for size in sizes if size]
+            of = weight[np.ix_(mine, mine)]
+            groups = partition(of, parts, rng, "sum", starts=4) if len(parts) > 1 else np.zeros(len(mine), dtype=int)
+            placed = [[u for u, label in enumerate(labels) if label == k] for k in range(replicas)]
+            cost = np.empty((len(parts), replicas))
+            for part in range(len(parts)):
+                members = [mine[m] for m in np.flatnonzero(groups == part)]
+                for k in range(replicas):
+                    cost[part, k] = float(weight[np.ix_(members, placed[k])].sum()) + 1e-9 * load[k]
+                    cost[part, k] += 1e-6 * weight.max() * load[k] * len(members)
+            rows, columns = linear_sum_assignment(cost)
+            for part, k in zip(rows.tolist(), columns.tolist(), strict=True):
+                for m in np.flatnonzero(groups == part):
+                    labels[mine[m]] = k
+                    load[k] += self.speeds[mine[m]]
+        return labels
+
+    def _dealt(self, replicas: int, blockwise: bool) -> list[int]:
+        """Each kind in inventory order, dealt in turn or in blocks."""
+        labels = [0] * len(self.units)
+        for kind in set(self.kinds):
+            mine = [u for u, other in enumerate(self.kinds) if other == kind]
+            for position, unit in enumerate(mine):
+                labels[unit] = position * replicas // len(mine) if blockwise else position % replicas
+        return labels
+
+    def _weighed(self, replicas: int, chosen: list[int]) -> list[list[int]]:
+        """The fastest first, each to the pipeline that has least (Graham's LPT rule, 1969, doi:10.1137/0117039)."""
+        parts: list[list[int]] = [[] for _ in range(replicas)]
+        heap = [(0.0, k) for k in range(replicas)]
+        for unit in sorted(chosen, key=lambda u: -self.speeds[u]):
+            weight, k = heap[0]
+            parts[k].append(unit)
+            heapreplace(heap, (weight + self.speeds[unit], k))
+        return parts
