@@ -10,7 +10,7 @@ from hetsched.plan import Stage
 from hetsched.precision import Precision
 from hetsched.readers import resolve_model
 
-LLAMA = resolve_model("llama-3.1-8b")
+LLAMA = resolve_model("llama-3.1-8b", "test")
 
 
 @pytest.fixture
