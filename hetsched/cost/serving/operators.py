@@ -1,7 +1,7 @@
 """How long the parts of a transformer take in inference, on one GPU of a tensor-parallel group.
 
-A roofline (Williams et al. 2009, doi:10.1145/1498765.1498785) whose roof is rounded: where arithmetic and memory traffic
-take about as long they hinder each other. Times are in seconds; counts of rows (tokens) and pairs may be arrays.
+A roofline (Williams et al. 2009, doi:10.1145/1498765.1498785) whose roof is rounded: where arithmetic and traffic
+take about as long, they hinder each other. Times are in seconds; counts of rows (tokens) and pairs may be arrays.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Processor:
         return np.asarray(np.cbrt(arithmetic**ROUNDING + traffic**ROUNDING))
 
     def attention_s(self, pairs: ArrayLike, width: float) -> Floats:
-        """Query-key pairs of prompts, times the heads' whole width on this GPU: 2 FLOPs for the score, 2 for the sum."""
+        """Query-key pairs of prompts over heads of that width on this GPU: 2 FLOPs for the score, 2 for the sum."""
         flops = 4.0 * np.asarray(pairs, dtype=float) * width
         return np.asarray(flops / (self.peak_flops_per_s * self.efficiency.attention))
 

@@ -17,14 +17,17 @@ from numpy.typing import ArrayLike
 from hetsched.cluster import Cluster, Link
 from hetsched.cost.memory import RESERVE_BYTES, usable_bytes
 from hetsched.cost.network import Lanes, Team, gather_s, inside, team_of, transfer_s
-from hetsched.cost.serving.stage import Floats, StageTimes
+from hetsched.cost.serving.operators import Floats
+from hetsched.cost.serving.stage import StageTimes
 from hetsched.model import ModelSpec
 from hetsched.plan import Stage
 from hetsched.precision import Precision
+from hetsched.profiles import ServingProfile
 
 UNQUANTISED = Precision()
-STEP_OVERHEAD_S = 0.0
+STEP_OVERHEAD_S = 5e-5  # the engine schedules the next step while the GPUs work, and launches one graph
 TOKEN_ID_BYTES = 4
+SWITCHED_SHARE = 0.9  # of the usual bandwidth inside a node: what has as much is taken to be that link, with its switch
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precisi
     link = None
     if team.size > 1:
         latency_s, bytes_per_s = inside(cluster, team)
-        link = Link(bytes_per_s, latency_s)
+        usual = slowest.link
+        switched = usual is not None and bytes_per_s >= SWITCHED_SHARE * usual.bandwidth_bytes_per_s
+        link = Link(bytes_per_s, latency_s, usual.whole_node_gain if usual is not None and switched else 1.0)
     return StageTimes(
         slowest,
         team.size,
@@ -173,7 +178,14 @@ def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precisi
         stage.num_layers,
         stage.layers[0] == 0,
         stage.layers[1] == model.num_layers,
+        _profile(cluster, model, slowest.kind, team.size, precision),
     )
+
+
+def _profile(cluster: Cluster, model: ModelSpec, kind: str, degree: int, precision: Precision) -> ServingProfile | None:
+    """Measured times of the model's blocks; they are of two-byte weights, activations and KV cache."""
+    sizes = precision.activation_bytes, precision.weight_bytes, precision.kv_bytes
+    return cluster.measured.serving_profile(model, kind, degree) if sizes == (2.0, 2.0, 2.0) else None
 
 
 def _hops(cluster: Cluster, model: ModelSpec, teams: Sequence[Team], precision: Precision) -> tuple[Hop, ...]:

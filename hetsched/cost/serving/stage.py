@@ -5,6 +5,7 @@ All times are in seconds, and every argument that counts tokens, sequences or pa
 broadcast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from hetsched.cluster import Gpu, Link
 from hetsched.cost.serving.operators import Floats, Processor, all_reduce_s
 from hetsched.model import ModelSpec
 from hetsched.precision import Precision
+from hetsched.profiles import ServingProfile
 
 
 def causal_pairs(tokens: ArrayLike, past: ArrayLike = 0.0) -> Floats:
@@ -31,7 +33,8 @@ class StageTimes:
     """Times of one stage: `blocks` transformer blocks on `degree` GPUs of a kind in tensor parallel.
 
     embeds, ends: whether it holds the embedding, and the final norm and LM head. link: from each of its GPUs to the
-    next, used where the degree is above 1.
+    next, used where the degree is above 1. measured: times of a block at this degree; they win over the roofline, which
+    goes on from the last of them, and have the lengths of prompts and contexts in them that they were measured at.
     """
 
     gpu: Gpu
@@ -42,6 +45,7 @@ class StageTimes:
     blocks: int
     embeds: bool
     ends: bool
+    measured: ServingProfile | None = None
 
     def prefill_s(self, tokens: ArrayLike, pairs: ArrayLike, prompts: ArrayLike = 1.0) -> Floats:
         """Seconds to prefill `prompts` prompts (or chunks of prompts) of `tokens` tokens in all.
@@ -68,13 +72,13 @@ class StageTimes:
         """Seconds of a step that prefills (see `prefill_s`) and decodes (see `decode_s`) at once: chunked prefill."""
         new, decoding = np.asarray(tokens, dtype=float), np.asarray(sequences, dtype=float)
         rows = new + decoding
-        efficiency = self._processor.efficiency
-        block = self._matrices_s(rows) + self._streams_s(rows) + 2.0 * self.all_reduce_s(rows)
-        block = block + self._processor.attention_s(pairs, self.model.num_heads * self.model.head_dim / self.degree)
-        block = block + self._processor.cache_read_s(
-            np.asarray(context_tokens, dtype=float) * self.kv_bytes_per_token / self.blocks
-        )
-        block = block + np.where(new > 0.0, efficiency.prefill_block_s, efficiency.decode_block_s)
+        if self.measured is None:
+            block = self._block_s(
+                new, np.asarray(pairs, dtype=float), decoding, np.asarray(context_tokens, dtype=float)
+            )
+        else:
+            block = self._measured_s(self.measured.prefill_s, new, True)
+            block = block + self._measured_s(self.measured.decode_s, decoding, False)
         total = self.blocks * block
         if self.ends:
             total = total + self._head_s(np.asarray(prompts, dtype=float) + decoding)
@@ -109,6 +113,31 @@ class StageTimes:
     @cached_property
     def _processor(self) -> Processor:
         return Processor.of(self.gpu, self.precision.dtype)
+
+    def _block_s(self, new: Floats, pairs: Floats, decoding: Floats, context_tokens: Floats) -> Floats:
+        rows, processor = new + decoding, self._processor
+        cache_bytes = context_tokens * self.kv_bytes_per_token / self.blocks
+        launches = np.where(new > 0.0, processor.efficiency.prefill_block_s, processor.efficiency.decode_block_s)
+        return np.asarray(
+            self._matrices_s(rows)
+            + self._streams_s(rows)
+            + processor.attention_s(pairs, self.model.num_heads * self.model.head_dim / self.degree)
+            + processor.cache_read_s(cache_bytes)
+            + 2.0 * self.all_reduce_s(rows)
+            + launches
+        )
+
+    def _measured_s(self, table: Mapping[int, float], count: Floats, prompts: bool) -> Floats:
+        """Between two points by a straight line; beyond the last one the roofline, scaled to meet it."""
+        numbers, times = np.array(list(table), dtype=float), np.array(list(table.values()))
+        inside = np.interp(count, numbers, times)
+        none = np.zeros_like(count)
+        far, last = np.maximum(count, numbers[-1]), np.full_like(count, numbers[-1])
+        if prompts:
+            growth = self._block_s(far, none, none, none) / self._block_s(last, none, none, none)
+        else:
+            growth = self._block_s(none, none, far, none) / self._block_s(none, none, last, none)
+        return np.asarray(inside * growth)
 
     def _matrices_s(self, rows: Floats) -> Floats:
         """The products of one block with its weights: q, k and v; the output; and the MLP, or the experts visited."""
