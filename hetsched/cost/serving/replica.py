@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsched.cluster import Cluster, Link
-from hetsched.cost.memory import RESERVE_BYTES, usable_bytes
+from hetsched.cost.memory import RESERVE_BYTES, reserve_bytes
 from hetsched.cost.network import Lanes, Team, gather_s, inside, team_of, transfer_s
 from hetsched.cost.serving.operators import Floats
 from hetsched.cost.serving.stage import StageTimes
@@ -58,12 +58,14 @@ class ReplicaTimes:
 
     stages: their times, which take arrays. hops: (depth,), from stage s to the next, the last back to the first.
     kv_room_bytes: (depth,), bytes on each GPU of the stage that are left for the KV cache, on the one that has least;
-    it is negative where the weights do not fit. overhead_s: of the engine, once a step.
+    it is negative where the weights do not fit. used_bytes: (depth,), what else each of them needs: weights, the
+    workspace of a step, the runtime. overhead_s: of the engine, once a step.
     """
 
     stages: tuple[StageTimes, ...]
     hops: tuple[Hop, ...]
     kv_room_bytes: tuple[float, ...]
+    used_bytes: tuple[float, ...]
     overhead_s: float = STEP_OVERHEAD_S
 
     @property
@@ -151,13 +153,13 @@ def replica_times(
     """
     teams = [team_of(cluster, stage.devices) for stage in stages]
     times = tuple(_stage(cluster, model, stage, team, precision) for stage, team in zip(stages, teams, strict=True))
-    rooms = tuple(
-        min(usable_bytes(cluster.devices[device].gpu.memory_bytes, memory_fraction) for device in team.devices)
-        - RESERVE_BYTES
-        - stage.weight_bytes
-        for stage, team in zip(times, teams, strict=True)
+    sizes = [[cluster.devices[device].gpu.memory_bytes for device in team.devices] for team in teams]
+    used = tuple(
+        stage.weight_bytes + stage.workspace_bytes + RESERVE_BYTES + max(map(reserve_bytes, size))
+        for stage, size in zip(times, sizes, strict=True)
     )
-    return ReplicaTimes(times, _hops(cluster, model, teams, precision), rooms)
+    rooms = tuple(min(size) * memory_fraction - taken for size, taken in zip(sizes, used, strict=True))
+    return ReplicaTimes(times, _hops(cluster, model, teams, precision), rooms, used)
 
 
 def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precision: Precision) -> StageTimes:

@@ -18,6 +18,9 @@ from hetsched.model import ModelSpec
 from hetsched.precision import Precision
 from hetsched.profiles import ServingProfile
 
+WORKSPACE_TOKENS, WORKSPACE_SEQUENCES = 8192, 256  # the largest step that room is kept for
+FP32_BYTES = 4
+
 
 def causal_pairs(tokens: ArrayLike, past: ArrayLike = 0.0) -> Floats:
     """Query-key pairs that `tokens` new tokens of one sequence attend to, `past` of its tokens being in the KV cache.
@@ -103,6 +106,16 @@ class StageTimes:
             whole += model.head_parameters * precision.activation_bytes
             whole += shared * precision.activation_bytes if model.tied_embeddings and not self.embeds else 0.0
         return whole / self.degree
+
+    @property
+    def workspace_bytes(self) -> float:
+        """Bytes of activations of the largest step on each GPU, and of logits where the LM head is."""
+        model, size = self.model, self.precision.activation_bytes
+        wide = (2 if model.gated_mlp else 1) * model.ffn_size * max(1, model.experts_per_token)
+        queries = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+        values = WORKSPACE_TOKENS * (4 * model.hidden_size + (wide + queries) / self.degree)
+        logits = WORKSPACE_SEQUENCES * model.vocab_size * FP32_BYTES / self.degree if self.ends else 0.0
+        return values * size + logits
 
     @property
     def kv_bytes_per_token(self) -> float:
