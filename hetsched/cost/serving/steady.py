@@ -52,6 +52,7 @@ class SteadyReplica:
     """A replica under such traffic, with at most `max_batch` sequences in flight, and what its KV cache holds.
 
     chunked: prompts go along with decode steps in chunks; else in steps of their own of at most `prefill_tokens`.
+    prefills, decodes: whether it does the prompts, and the tokens after the first one.
     """
 
     times: ReplicaTimes
@@ -59,6 +60,8 @@ class SteadyReplica:
     max_batch: int = MOST_BATCH
     chunked: bool = False
     prefill_tokens: int = 8192
+    prefills: bool = True
+    decodes: bool = True
 
     @cached_property
     def largest_batch(self) -> int:
@@ -70,6 +73,8 @@ class SteadyReplica:
     def prompt_s(self) -> float:
         """Seconds from when a prompt's prefill begins until its first token, the replica being idle."""
         times, traffic = self.times, self.traffic
+        if not self.prefills:
+            return 0.0
         stages = sum(float(times.prefill_s(s, traffic.input_tokens, traffic.pairs)) for s in range(times.depth))
         hops = sum(float(times.hop_s(s, traffic.input_tokens)) for s in range(times.depth - 1))
         return stages + hops + float(times.return_s(1.0)) + times.overhead_s
@@ -89,7 +94,7 @@ class SteadyReplica:
 
     def at(self, requests_per_s: float) -> Operation:
         """What requests see at a rate; infinite times where it is beyond the capacity."""
-        largest, output = self.largest_batch, self.traffic.output_tokens
+        largest, output = self.largest_batch, self._tokens
         beyond = Operation(requests_per_s, float(largest), inf, inf, inf)
         if largest < 1 or requests_per_s >= self.capacity_per_s:
             return beyond
@@ -105,7 +110,7 @@ class SteadyReplica:
         admission = (self.prompt_s + output * step) / largest * full ** (sqrt(2.0 * (largest + 1)) - 1) / (1.0 - full)
         waiting = busy_share / (1.0 - busy_share) * self._prompt_busy_s / 2.0 + float(self.token_s[size]) / 2.0
         ttft = self.prompt_s + waiting + admission
-        return Operation(requests_per_s, float(sizes[size]), ttft, step, ttft + (output - 1.0) * step)
+        return Operation(requests_per_s, float(sizes[size]), ttft, step, ttft + max(0.0, output - 1.0) * step)
 
     @cached_property
     def _sizes(self) -> tuple[Floats, Floats]:
@@ -137,8 +142,10 @@ class SteadyReplica:
     def _prompt_stages_s(self) -> Floats:
         """(depth,): seconds each stage works on a prompt, when as many go together as a step takes."""
         traffic = self.traffic
+        if not self.prefills:
+            return np.zeros(self.times.depth)
         several = max(1.0, min(self.prefill_tokens // traffic.input_tokens, float(self.largest_batch)))
-        if self.chunked:  # beside what the decode step of the same size takes
+        if self.chunked and self.decodes:  # beside what the decode step of the same size takes
             return np.array([self._along_s(s) for s in range(self.times.depth)])
         together = several * traffic.input_tokens, several * traffic.pairs, several
         return np.array([float(self.times.prefill_s(s, *together)) / several for s in range(self.times.depth)])
@@ -153,6 +160,11 @@ class SteadyReplica:
         return (float(both) - float(self.times.decode_s(stage, size, context))) / share
 
     @property
+    def _tokens(self) -> float:
+        """Rounds of a request."""
+        return self.traffic.output_tokens if self.decodes else 0.0
+
+    @property
     def _prompt_busy_s(self) -> float:
         return float(self._prompt_stages_s.max())
 
@@ -163,7 +175,7 @@ class SteadyReplica:
         long as a group's way, prompts of others in between.
         """
         sizes = np.arange(1, self.largest_batch + 1, dtype=float)
-        output = self.traffic.output_tokens
+        output = self._tokens
         stage = self._prompt_stages_s[:, None] + output * self._busy / sizes
         way = self._prompt_busy_s + output * self.token_s / sizes
         return np.asarray(1.0 / np.maximum(stage.max(axis=0), way))
