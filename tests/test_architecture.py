@@ -14,7 +14,7 @@ LONGEST_TEST = 400  # some are tables of cases
 
 FIRST = {"__init__", "errors", "units"}
 BASE = FIRST | {"fields", "files"}
-SHAPES = BASE | {"cluster", "model", "profiles", "workload"}
+SHAPES = BASE | {"cluster", "model", "precision", "profiles", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
 SOLVERS = COST | {"problem", "algorithms", "solvers"}
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": FIRST,
     "cluster": BASE | {"profiles"},
     "model": BASE,
+    "precision": BASE,
     "profiles": BASE | {"model", "workload"},
     "workload": BASE,
     "plan": SHAPES,

@@ -6,7 +6,7 @@ from typing import Any
 
 from hetsched.readers.cluster_yaml import read_cluster
 from hetsched.readers.model_config import read_model, resolve_model
-from hetsched.readers.plan_file import read_plan, write_plan
+from hetsched.readers.plan_file import read_any_plan, read_plan, read_serving_plan, write_plan
 
 
 def _model_config(path: Path) -> Any:
@@ -16,7 +16,16 @@ def _model_config(path: Path) -> Any:
 READERS: dict[str, Callable[[Path], Any]] = {
     "cluster-yaml": read_cluster,
     "model-config": _model_config,
-    "plan": read_plan,
+    "plan": read_any_plan,
 }
 
-__all__ = ["READERS", "read_cluster", "read_model", "read_plan", "resolve_model", "write_plan"]
+__all__ = [
+    "READERS",
+    "read_any_plan",
+    "read_cluster",
+    "read_model",
+    "read_plan",
+    "read_serving_plan",
+    "resolve_model",
+    "write_plan",
+]

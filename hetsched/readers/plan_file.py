@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hetsched.errors import HetschedError
-from hetsched.fields import describe
+from hetsched.fields import Fields, describe
 from hetsched.files import read_text, write_text
-from hetsched.plan import FORMAT, Plan
+from hetsched.plan import FORMAT, AnyPlan, Plan, ServingPlan, check_format
 from hetsched.readers.json_text import load_json
 from hetsched.readers.model_config import resolve_model
 
@@ -14,10 +15,28 @@ MAX_PLAN_BYTES = 64 * 2**20
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a file; its `model` may be a catalogue name, our fields or the keys of a config.json.
+    """The training plan in a file; its `model` may be a catalogue name, our fields or the keys of a config.json.
 
-    Raises HetschedError that names the file and the place.
+    Raises HetschedError that names the file and the place, also where it is a serving plan.
     """
+    return Plan.from_json(_document(path), path.name)
+
+
+def read_serving_plan(path: Path) -> ServingPlan:
+    """The serving plan in a file, likewise."""
+    return ServingPlan.from_json(_document(path), path.name)
+
+
+def read_any_plan(path: Path) -> AnyPlan:
+    """The plan in a file, of whichever kind it says it is."""
+    data = _document(path)
+    source = Fields(data, path.name)
+    check_format(source)
+    kind = source.choice("kind", ("train", "serve"))
+    return (ServingPlan if kind == "serve" else Plan).from_json(data, path.name)
+
+
+def _document(path: Path) -> dict[str, Any]:
     data = load_json(read_text(path, "plan", MAX_PLAN_BYTES), path.name)
     if not isinstance(data, dict):
         raise HetschedError(
@@ -26,9 +45,9 @@ def read_plan(path: Path) -> Plan:
         )
     if data.get("format") == FORMAT and data.get("model") is not None:
         data = {**data, "model": resolve_model(data["model"], f"{path.name}: model").to_json()}
-    return Plan.from_json(data, path.name)
+    return data
 
 
-def write_plan(plan: Plan, path: Path) -> None:
+def write_plan(plan: AnyPlan, path: Path) -> None:
     """Write the plan, whole or not at all. Raises HetschedError where the path can't be written."""
     write_text(path, json.dumps(plan.to_json(), indent=1, allow_nan=False) + "\n")

@@ -1,43 +1,29 @@
-"""The plan: which blocks run on which devices, how they are scheduled, and its JSON (format `hetsched-plan/1`)."""
+"""The training plan: which blocks run on which devices, how they are scheduled, and its JSON."""
 
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
 from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import Fields
 from hetsched.model import ModelSpec
+from hetsched.plan.layout import (
+    FORMAT,
+    ClusterReference,
+    Stage,
+    check_format,
+    check_pipelines,
+    devices_by_node,
+    devices_of,
+    read_cluster_reference,
+    read_stage,
+    stage_json,
+)
 from hetsched.workload import TrainingJob
 
-FORMAT = "hetsched-plan/1"
 SCHEDULES = ("1f1b", "gpipe")
 LARGEST_BATCH = 1_000_000  # sequences in an iteration
-
-Layers = tuple[int, int]
-Kind = Literal["train", "serve"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A half-open range of transformer blocks on a tensor-parallel group of devices, named `node/index`.
-
-    The embedding lives with block 0, the final norm and LM head with the last.
-    """
-
-    layers: Layers
-    devices: tuple[str, ...]
-
-    @property
-    def num_layers(self) -> int:
-        """Blocks in this stage."""
-        return self.layers[1] - self.layers[0]
-
-    @property
-    def tensor_parallel(self) -> int:
-        """The tensor-parallel degree."""
-        return len(self.devices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +38,7 @@ class Pipeline:
     @property
     def devices(self) -> tuple[str, ...]:
         """All devices, stage by stage."""
-        return tuple(device for stage in self.stages for device in stage.devices)
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What share of `source`'s requests goes on to `target`; serving only."""
-
-    source: str | None
-    target: str
-    share: float
+        return devices_of(self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +70,9 @@ class Options:
     overlap: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterReference:
-    """The cluster file a plan was made for."""
-
-    name: str = ""
-    path: str = ""
-    sha256: str = ""
-
-
 @dataclass(frozen=True)
 class Plan:
-    """A whole plan; it stands alone, so that exporters and the executor need nothing else.
+    """A whole training plan; it stands alone, so that exporters and the executor need nothing else.
 
     devices: {device: {"node", "region", "index", "kind"}}; predicted: what `Cost.predicted` gave; both may be empty in
     a plan under construction. Raises HetschedError where stages leave a block out, a device is used twice, or the
@@ -115,60 +83,15 @@ class Plan:
     workload: TrainingJob
     pipelines: tuple[Pipeline, ...]
     options: Options = Options()
-    kind: Kind = "train"
-    routes: tuple[Route, ...] = ()
+    kind: Literal["train"] = "train"
     cluster: ClusterReference = ClusterReference()
     devices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     predicted: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.pipelines:
-            raise HetschedError("plan: there are no pipelines", hint="a plan needs at least one under `pipelines`")
-        self._check_pipelines()
+        check_pipelines(self.pipelines, self.model)
         self._check_batch()
-
-    def _check_pipelines(self) -> None:
-        used: dict[str, str] = {}
-        names: set[str] = set()
-        for pipeline in self.pipelines:
-            if pipeline.name in names:
-                raise HetschedError(f"plan: two pipelines are named {pipeline.name!r}", hint="give each its own name")
-            names.add(pipeline.name)
-            if not pipeline.name.isprintable():
-                raise HetschedError(
-                    f"plan: the pipeline name {pipeline.name!r} has invisible characters", hint="use letters and digits"
-                )
-            self._check_layers(pipeline)
-            for number, stage in enumerate(pipeline.stages):
-                where = f"pipeline {pipeline.name} stage {number}"
-                if not stage.devices:
-                    raise HetschedError(f"plan: {where} has no devices", hint="name at least one, as node/index")
-                for device in stage.devices:
-                    if device in used:
-                        raise HetschedError(
-                            f"plan: device {device} is in {used[device]} and in {where}",
-                            hint="a device is in at most one stage of the plan",
-                        )
-                    used[device] = where
-
-    def _check_layers(self, pipeline: Pipeline) -> None:
-        blocks = self.model.num_layers
-        where = f"plan: pipeline {pipeline.name}"
-        if not pipeline.stages:
-            raise HetschedError(f"{where} has no stages", hint="a pipeline needs at least one under `stages`")
-        bounds = [(0, 0), *(stage.layers for stage in pipeline.stages)]
-        for number, (before, layers) in enumerate(pairwise(bounds)):
-            if layers[0] != before[1] or layers[1] <= layers[0]:
-                raise HetschedError(
-                    f"{where} stage {number} has layers {list(layers)}, expected [{before[1]}, something greater]",
-                    hint="layers are half-open ranges that follow one another, e.g. [0, 3], [3, 6]",
-                )
-        if bounds[-1][1] != blocks:
-            raise HetschedError(
-                f"{where} ends at block {bounds[-1][1]}, but {self.model.name} has {blocks} blocks",
-                hint=f"let its last stage end at {blocks}",
-            )
 
     def _check_batch(self) -> None:
         model = self.model
@@ -206,14 +129,7 @@ class Plan:
 
         Ranks are numbered in this order, by the executor and by what starts it, so that neither needs a table.
         """
-        nodes: dict[str, list[tuple[int, str]]] = {}
-        for pipeline in self.pipelines:
-            for device in pipeline.devices:
-                node, _, index = device.rpartition("/")
-                if not node or not index.isdecimal():
-                    raise HetschedError(f"plan: device {device!r} has no index", hint="devices are named node/index")
-                nodes.setdefault(node, []).append((int(index), device))
-        return {node: tuple(device for _, device in sorted(devices)) for node, devices in nodes.items()}
+        return devices_by_node(self.pipelines)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain ints, floats, strings, lists and dicts."""
@@ -234,11 +150,11 @@ class Plan:
                     "name": pipeline.name,
                     "role": pipeline.role,
                     "micro_batches": pipeline.micro_batches,
-                    "stages": [{"layers": list(s.layers), "devices": list(s.devices)} for s in pipeline.stages],
+                    "stages": [stage_json(stage) for stage in pipeline.stages],
                 }
                 for pipeline in self.pipelines
             ],
-            "routes": [asdict(route) for route in self.routes],
+            "routes": [],
             "devices": {name: dict(facts) for name, facts in self.devices.items()},
             "predicted": dict(self.predicted),
             "provenance": dict(self.provenance),
@@ -251,14 +167,17 @@ class Plan:
         check_format(source)
         kind = source.choice("kind", ("train", "serve"))
         if kind == "serve":
-            raise HetschedError(f"{where}: serving plans are not supported by this version", hint="use kind: train")
+            raise HetschedError(
+                f"{where} is a serving plan, a training plan is needed here",
+                hint="serving plans: hetsched evaluate, hetsched simulate",
+            )
         model = ModelSpec.from_json(source.child("model").data, source.at("model"))
         plan = cls(
             model=model,
             workload=_workload(source.child("workload"), model),
             pipelines=tuple(_pipeline(item, n) for n, item in enumerate(source.children("pipelines"))),
             options=_options(source.child("options")) if "options" in source else Options(overlap=False),
-            cluster=_cluster(source.child("cluster")) if "cluster" in source else ClusterReference(),
+            cluster=read_cluster_reference(source),
             devices=dict(source.child("devices").data) if "devices" in source else {},
             predicted=dict(source.child("predicted").data) if "predicted" in source else {},
             provenance=dict(source.child("provenance").data) if "provenance" in source else {},
@@ -267,17 +186,6 @@ class Plan:
             warnings.warn(f"{where}: routes mean nothing in a training plan", HetschedWarning, stacklevel=2)
         source.finish()
         return plan
-
-
-def check_format(source: Fields) -> None:
-    """Refuse what is not a plan of this format."""
-    stated = source.text("format")
-    if stated != FORMAT:
-        newer = stated.startswith("hetsched-plan/")
-        raise HetschedError(
-            f"{source.where}: the format is {stated!r}, this version reads {FORMAT!r}",
-            hint="update hetsched" if newer else f'a plan file starts with "format": "{FORMAT}"',
-        )
 
 
 def _workload(source: Fields, model: ModelSpec) -> TrainingJob:
@@ -296,22 +204,10 @@ def _pipeline(source: Fields, number: int) -> Pipeline:
         name=source.text("name", f"p{number}"),
         role=source.choice("role", ("train",), "train"),
         micro_batches=source.integer("micro_batches", maximum=LARGEST_BATCH),
-        stages=tuple(_stage(item) for item in source.children("stages")),
+        stages=tuple(read_stage(item) for item in source.children("stages")),
     )
     source.finish()
     return pipeline
-
-
-def _stage(source: Fields) -> Stage:
-    layers, devices = source.sequence("layers"), source.sequence("devices")
-    if len(layers) != 2 or not all(isinstance(x, int) and not isinstance(x, bool) for x in layers):
-        raise HetschedError(
-            f"{source.at('layers')} is {layers}, expected two whole numbers", hint="a half-open range, e.g. [0, 3]"
-        )
-    if not all(isinstance(device, str) for device in devices):
-        raise HetschedError(f"{source.at('devices')} is {devices}, expected names", hint='e.g. ["tokyo-0/0"]')
-    source.finish()
-    return Stage((layers[0], layers[1]), tuple(devices))
 
 
 def _options(source: Fields) -> Options:
@@ -340,9 +236,3 @@ def _compression(source: Fields) -> Compression:
     }
     source.finish()
     return Compression(**bits)
-
-
-def _cluster(source: Fields) -> ClusterReference:
-    reference = ClusterReference(*(source.text(key, "") for key in ("name", "path", "sha256")))
-    source.finish()
-    return reference
