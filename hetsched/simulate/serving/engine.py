@@ -13,21 +13,12 @@ batch a step's time is a straight line in the context, and their sum is known.
 
 from collections import deque
 from math import ceil, inf
-from typing import NamedTuple
 
 from hetsched.plan import ServingOptions
-from hetsched.simulate.serving.group import Group
-from hetsched.simulate.serving.job import Job
+from hetsched.simulate.serving.group import Group, cut_chunks
+from hetsched.simulate.serving.job import Job, Outcome
 from hetsched.simulate.serving.stages import DecodeRun, KvCache, Stages
 from hetsched.simulate.serving.times import StepTimes, causal_pairs
-
-
-class Outcome(NamedTuple):
-    """A request has all its tokens, or, on a prefill pipeline, its first (`done` False): it is to be handed on."""
-
-    time_s: float
-    job: Job
-    done: bool
 
 
 class Engine:
@@ -113,7 +104,9 @@ class Engine:
             return now
         earliest = min((each.end_s for each in self._groups if each.leaves), default=inf) if self.waiting else inf
         busy = [each for each in self._groups if each.jobs]
-        shared = max(0, self.cache.free_tokens) // max(1, self.running)  # steps until one may be preempted, which changes all
+        shared = max(0, self.cache.free_tokens) // max(
+            1, self.running
+        )  # steps until one may be preempted, which changes all
         for each in busy:
             ahead = min(each.steps_to_next_end - 1, shared if len(busy) == 1 else max(0, shared - 1))
             run = DecodeRun(self.times, len(each.jobs), each.context)
@@ -335,16 +328,7 @@ class Engine:
             if batch:
                 self._decode_step(group, now, until, inclusive)
             return
-        chunks: list[tuple[Job, int]] = []
-        pairs, full, tokens = 0.0, 0, 0
-        for job in group.filling:
-            chunk = min(budget - tokens, job.to_prefill - job.filled)
-            if not chunk:
-                break
-            pairs += causal_pairs(chunk, job.filled)
-            tokens += chunk
-            full += job.filled + chunk == job.to_prefill
-            chunks.append((job, chunk))
+        chunks, tokens, pairs, full = cut_chunks(group.filling, budget)
         seconds = self.times.step(tokens, pairs, full, batch, group.context + batch if batch else 0)
         self._go(group, now, seconds, tokens + batch, full + batch)
         self.prefilled += tokens

@@ -1,9 +1,11 @@
 """A batch that goes round a replica's stages, step after step."""
 
 from collections import deque
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from hetsched.simulate.serving.job import Job
+from hetsched.simulate.serving.times import causal_pairs
 
 
 class Group:
@@ -80,3 +82,21 @@ class Group:
             if job in self.jobs and job.ticket == ticket:
                 found.append(job)
         return found
+
+
+def cut_chunks(filling: Iterable[Job], budget: int) -> tuple[list[tuple[Job, int]], int, float, int]:
+    """The next chunks of prompts, in turn, of at most `budget` tokens in all.
+
+    Returns (job, tokens) of each, their tokens, their query-key pairs, and how many prompts are done with them.
+    """
+    chunks: list[tuple[Job, int]] = []
+    pairs, full, tokens = 0.0, 0, 0
+    for job in filling:
+        chunk = min(budget - tokens, job.to_prefill - job.filled)
+        if not chunk:
+            break
+        pairs += causal_pairs(chunk, job.filled)
+        tokens += chunk
+        full += job.filled + chunk == job.to_prefill
+        chunks.append((job, chunk))
+    return chunks, tokens, pairs, full

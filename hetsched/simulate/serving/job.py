@@ -77,3 +77,11 @@ class Job:
                 self.log[-1] = last._replace(end_s=end_s, tokens=last.tokens + tokens, steps=last.steps + steps)
                 return
         self.log.append(Moment(what, replica, start_s, end_s, tokens, steps, batch))
+
+
+class Outcome(NamedTuple):
+    """A request has all its tokens, or, on a prefill pipeline, its first (`done` False): it is to be handed on."""
+
+    time_s: float
+    job: Job
+    done: bool

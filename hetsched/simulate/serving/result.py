@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import ServingPlan
 from hetsched.requests import Requests
@@ -169,25 +170,3 @@ def milliseconds(seconds: Floats) -> Mapping[str, float | None]:
         return dict.fromkeys(("mean", *(f"p{p}" for p in PERCENTILES)))
     values = np.percentile(known, PERCENTILES).tolist()
     return {"mean": float(known.mean()), **{f"p{p}": v for p, v in zip(PERCENTILES, values, strict=True)}}
-
-
-def alone(replica: ReplicaTimes, input_tokens: ArrayLike, output_tokens: ArrayLike) -> tuple[Floats, Floats]:
-    """(time to the first token, time to the last) of requests that have a replica for themselves, in seconds.
-
-    The prompt goes through the stages, then each token but the last does; the k-th step of these reads a context of the
-    prompt and k tokens.
-    """
-    prompt, output = np.asarray(input_tokens, dtype=float), np.asarray(output_tokens, dtype=float)
-    last = replica.depth - 1
-    first = np.zeros_like(prompt) + replica.overhead_s
-    for stage in range(replica.depth):
-        first = first + replica.prefill_s(stage, prompt, prompt * (prompt + 1.0) / 2.0)
-        if stage < last:
-            first = first + replica.hop_s(stage, prompt)
-    table = replica.decode_table(1)
-    return_s = float(replica.return_s(1)) if last else 0.0
-    hops_s = float(table.hop_s[:last, 1].sum())
-    step_s = float(table.base_s[:, 1].sum()) + hops_s + replica.overhead_s
-    steps = output - 1.0
-    contexts = steps * prompt + steps * (steps + 1.0) / 2.0
-    return first, first + steps * (step_s + return_s) + float(table.per_context_token_s[:, 1].sum()) * contexts

@@ -13,8 +13,8 @@ from hetsched.cost.serving.replica import ReplicaTimes, replica_times
 from hetsched.plan import ServingPlan
 from hetsched.requests import Requests
 from hetsched.simulate.network import Clock, SharedNetwork
-from hetsched.simulate.serving.engine import Engine, Outcome
-from hetsched.simulate.serving.job import Job
+from hetsched.simulate.serving.engine import Engine
+from hetsched.simulate.serving.job import Job, Outcome
 from hetsched.simulate.serving.result import ReplicaLoad, ServingRun
 from hetsched.simulate.serving.router import Router, router
 from hetsched.simulate.serving.times import StepTimes

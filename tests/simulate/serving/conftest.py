@@ -16,6 +16,7 @@ from hetsched.workload import ServingLoad
 GPT2 = find_model("gpt2")
 assert GPT2 is not None
 MODEL = GPT2
+DEFAULTS = ServingOptions()
 CUTS = {1: (0, 12), 2: (0, 5, 12), 3: (0, 3, 8, 12), 4: (0, 2, 5, 9, 12)}
 
 
@@ -35,7 +36,7 @@ def serving_plan(serving_cluster: Cluster) -> Callable[..., tuple[ServingPlan, d
 
     def make(
         shapes: Sequence[tuple[int, int, int]],
-        options: ServingOptions = ServingOptions(),
+        options: ServingOptions = DEFAULTS,
         roles: Sequence[str] = (),
         overhead_s: float = 2e-4,
     ) -> tuple[ServingPlan, dict[str, ReplicaTimes]]:

@@ -47,7 +47,7 @@ class Time:
             self.now = self.queue[0][0]
             while self.queue and self.queue[0][0] == self.now:
                 heappop(self.queue)[2]()
-            while any([look() for look in self.lookers]):
+            while any(look() for look in self.lookers):
                 pass
 
 
