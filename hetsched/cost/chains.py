@@ -10,6 +10,8 @@ from heapq import heapify, heapreplace
 from math import inf
 from typing import Protocol
 
+from hetsched.cost.pipeline_terms import PipelineTerms
+
 Group = tuple[int, ...]
 Chain = tuple[tuple[Group, int], ...]
 
@@ -42,6 +44,10 @@ class ChainPricer(Protocol):
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
         """The chain of these groups whose slowest stage is fastest, under memory; None where no split fits."""
+        ...
+
+    def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+        """Times and limits of the stages that these groups can be, where a pipeline does `share` micro-batches."""
         ...
 
     def shares(self, chains: Sequence[Chain]) -> list[int]:

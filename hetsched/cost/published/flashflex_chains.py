@@ -14,6 +14,7 @@ import numpy as np
 
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, Standing, even_ends
+from hetsched.cost.pipeline_terms import PipelineTerms, gather_terms
 from hetsched.cost.published.flashflex import (
     DATA_WEIGHT,
     PIPELINE_WEIGHT,
@@ -111,6 +112,24 @@ class FlashFlexChains:
         most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
         counts = even_ends(seconds, extra, most, self.blocks)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
+
+    def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+        """See `ChainPricer`: a stage is held up by the hop after it."""
+        depth = min(self.blocks, sum(len(self.members[member]) for member in {m for group in groups for m in group}))
+
+        def hop_s(a: int, b: int) -> tuple[float, float, float, float]:
+            seconds = self.hop_s(groups[a], groups[b])
+            return seconds, seconds, 0.0, 0.0
+
+        return gather_terms(
+            len(groups),
+            self.blocks,
+            depth,
+            lambda g, count, first, last: count * self.block_s(groups[g]),
+            lambda g, behind, first, last: self.most_layers(groups[g], first, last),
+            hop_s,
+            trips=False,
+        )
 
     def shares(self, chains: Sequence[Chain]) -> list[int]:
         """The even share, rounded up."""
