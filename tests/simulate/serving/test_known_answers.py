@@ -14,6 +14,7 @@ from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingOptions, ServingPipeline, ServingPlan
 from hetsched.requests import Requests, poisson
+from hetsched.simulate.serving.limits import highest_rate
 from hetsched.simulate.serving.run import Settings, simulate_serving
 from hetsched.workload import Limit, ServingLoad, Slo
 from tests.simulate.serving.conftest import MODEL, random_requests, stages_on
@@ -195,3 +196,13 @@ def test_slo_limits(serving_cluster: Cluster, serving_plan: Make) -> None:
     assert np.array_equal(both, (run.ttft_s <= ttft_s) & (run.e2e_s <= np.median(run.e2e_s)))
     assert run.attainment(Slo(scale=Limit(1.0 - 1e-9)), times["r0"]) < 0.2
     assert run.attainment(Slo(scale=Limit(1e6)), times["r0"]) == 1.0
+
+
+@pytest.mark.parametrize("true_rate", [0.037, 0.9, 1.0, 5.0, 800.0])
+def test_the_highest_rate_is_found_from_anywhere(true_rate: float) -> None:
+    for guess in (0.01, 1.0, 300.0):
+        asked: list[float] = []
+        found = highest_rate(lambda rate, asked=asked: asked.append(rate) or rate <= true_rate, guess)  # type: ignore[misc]
+        assert true_rate / 1.021 <= found <= true_rate
+        assert len(asked) <= 40
+    assert highest_rate(lambda _: False, 1.0) == 0.0
