@@ -43,7 +43,7 @@ class SpeedLevel:
 
     device: (devices,) the most blocks a second that each device adds to a team, 0 where it can be in none; degree: of
     the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. The others are the least
-    of any team allowed; extra_blocks: of a whole model.
+    of any team allowed; first, last: embedding and head, as so many blocks.
     """
 
     slowest: float
@@ -52,8 +52,14 @@ class SpeedLevel:
     team: float
     forward_s: float
     backward_s: float
-    extra_blocks: float
+    first: float
+    last: float
     update_s: float
+
+    @property
+    def extra_blocks(self) -> float:
+        """Embedding and head."""
+        return self.first + self.last
 
 
 def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[SpeedLevel]:
@@ -81,7 +87,8 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             max(team.blocks_per_s for team in allowed),
             min(team.forward_s for team in allowed),
             min(1 / team.blocks_per_s - team.forward_s for team in allowed),
-            min(team.first for team in allowed) + min(team.last for team in allowed),
+            min(team.first for team in allowed),
+            min(team.last for team in allowed),
             min(team.update_s for team in allowed),
         )
 
