@@ -20,10 +20,32 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One direction between two GPUs: bytes a second, and the time before the first byte arrives."""
+    """One direction between two GPUs: bytes a second, and the time before the first byte arrives.
+
+    whole_node_gain: how many times faster an all-reduce of 8 GPUs is where the switch between them adds up (NVLink
+    SHARP).
+    """
 
     bandwidth_bytes_per_s: float
     latency_s: float
+    whole_node_gain: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServingEfficiency:
+    """What inference kernels reach on a GPU; shares are of the data sheet's peak FLOP/s and bandwidth.
+
+    matmul, attention: of the peak, in large matrix products and in the attention of prompts. memory: of the bandwidth,
+    while weights are read; kv: while the KV cache is read. decode_block_s, prefill_block_s: what a block takes besides
+    in a decode step and in one that prefills, for launches, norms and whatever does not scale.
+    """
+
+    matmul: float
+    attention: float
+    memory: float
+    kv: float
+    decode_block_s: float
+    prefill_block_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +54,8 @@ class Gpu:
 
     `half_flops_per_s` is dense bf16/fp16 (tensor cores, no sparsity), `single_flops_per_s` is fp32 outside the tensor
     cores, both per GPU; `link` is the usual way to its neighbours inside a node, per GPU and direction.
-    `efficiency` is the share of the peak that transformer blocks reach in training, where it was measured.
+    `efficiency` is the share of the peak that transformer blocks reach in training, where it was measured; `serving`
+    is what inference reaches, None for kinds that the catalogue does not have.
     """
 
     kind: str
@@ -42,6 +65,7 @@ class Gpu:
     memory_bytes_per_s: float
     link: Link | None = None
     efficiency: float | None = None
+    serving: ServingEfficiency | None = None
 
     def flops_per_s(self, dtype: str) -> float:
         """Peak dense FLOP/s at `dtype` (bf16, fp16 or fp32)."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hetsched.model import ModelSpec
 from hetsched.workload import TrainingJob
@@ -81,6 +81,36 @@ def _between(low: PassTimes, high: PassTimes, share: float) -> PassTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingShape:
+    """What of a model decides how long a block takes in inference; a profile holds for any model of its shape."""
+
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    gated_mlp: bool
+    num_experts: int
+
+    @classmethod
+    def of(cls, model: ModelSpec) -> "ServingShape":
+        """The shape of a model."""
+        return cls(**{field.name: getattr(model, field.name) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class ServingProfile:
+    """Measured seconds of one block on a GPU kind at a tensor-parallel degree, with that degree's communication.
+
+    prefill_s: {tokens of the prompts in a step: seconds}; decode_s: {sequences in a step: seconds}, both at the usual
+    length of prompts and contexts where they were measured. A step of nothing takes no time.
+    """
+
+    prefill_s: Mapping[int, float]
+    decode_s: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class BandwidthCurve:
     """Measured bandwidth by message size: c0 L² + c1 L + c2 gigabytes/s, with L = log2 of the size in megabytes."""
 
@@ -124,10 +154,20 @@ def _nearest(curves: Mapping[int, BandwidthCurve], gpus: int) -> BandwidthCurve 
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that was measured of a cluster's kinds of GPU. training: {(shape, kind, TP degree): profile}."""
+    """Everything that was measured of a cluster's kinds of GPU. training, serving: {(shape, kind, TP degree): profile}.
+
+    Serving profiles are of weights, activations and KV cache in two bytes.
+    """
 
     training: Mapping[tuple[ModelShape, str, int], TrainingProfile] = field(default_factory=dict)
     curves: BandwidthCurves = field(default_factory=BandwidthCurves)
+    serving: Mapping[tuple[ServingShape, str, int], ServingProfile] = field(default_factory=dict)
+
+    def serving_profile(self, model: ModelSpec, kind: str, tensor_parallel: int) -> ServingProfile | None:
+        """The measured times of a model's blocks in inference, or None where there are none for this shape and kind."""
+        if not self.serving:
+            return None
+        return self.serving.get((ServingShape.of(model), kind, tensor_parallel))
 
     def part_times(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> PartTimes | None:
         """The measured times of a model's parts, or None where there are none for this shape, kind, degree and size."""
@@ -142,8 +182,10 @@ class Measurements:
         training: dict[tuple[ModelShape, str, int], TrainingProfile] = {}
         inside: dict[tuple[str, int], BandwidthCurve] = {}
         between: dict[tuple[str, str, int], BandwidthCurve] = {}
+        serving: dict[tuple[ServingShape, str, int], ServingProfile] = {}
         for one in several:
             training.update(one.training)
             inside.update(one.curves.inside)
             between.update(one.curves.between)
-        return cls(training, BandwidthCurves(inside, between))
+            serving.update(one.serving)
+        return cls(training, BandwidthCurves(inside, between), serving)

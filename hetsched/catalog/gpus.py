@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import cache
 
 from hetsched.catalog.data import load
-from hetsched.cluster import Gpu, Link
+from hetsched.cluster import Gpu, Link, ServingEfficiency
 from hetsched.errors import HetschedError
 from hetsched.units import (
     BYTES_PER_GIB,
@@ -98,8 +98,20 @@ def _without_memory(kind: str) -> Tokens:
 def _gpus() -> dict[str, Gpu]:
     data = load("gpus.yaml")
     links = {
-        name: Link(row["bandwidth_gbps"] * BYTES_PER_S_PER_GBPS, row["latency_ms"] * SECONDS_PER_MS)
+        name: Link(
+            row["bandwidth_gbps"] * BYTES_PER_S_PER_GBPS,
+            row["latency_ms"] * SECONDS_PER_MS,
+            row.get("whole_node_gain", 1.0),
+        )
         for name, row in data["links"].items()
+    }
+    serving = {
+        name: ServingEfficiency(
+            **{key: row[key] for key in ("matmul", "attention", "memory", "kv")},
+            decode_block_s=row["decode_block_ms"] * SECONDS_PER_MS,
+            prefill_block_s=row["prefill_block_ms"] * SECONDS_PER_MS,
+        )
+        for name, row in data["serving"].items()
     }
     return {
         entry["kind"]: Gpu(
@@ -110,6 +122,7 @@ def _gpus() -> dict[str, Gpu]:
             memory_bytes_per_s=entry["memory_gbytes_per_s"] * BYTES_PER_S_PER_GBYTES,
             link=links[entry["link"]],
             efficiency=entry.get("efficiency"),
+            serving=serving.get(entry.get("serving", "")),
         )
         for entry in data["gpus"]
     }

@@ -8,6 +8,7 @@ import click
 from hetsched import __version__
 from hetsched.cli.catalog import gpus, models, solvers
 from hetsched.cli.compare import compare
+from hetsched.cli.estimate import estimate
 from hetsched.cli.evaluate import evaluate
 from hetsched.cli.explain import explain
 from hetsched.cli.export import export
@@ -32,5 +33,5 @@ def main() -> None:
     """
 
 
-for command in (plan_train, evaluate, simulate, explain, compare, export, run, gpus, models, solvers):
+for command in (plan_train, evaluate, estimate, simulate, explain, compare, export, run, gpus, models, solvers):
     main.add_command(command)

@@ -2,8 +2,11 @@
 
 What overlaps with what, exactly (the cost model imitates this):
 
-- A message is one whole tensor (micro-batch, sequence, hidden) in the compute dtype: an activation forwards, its
-  gradient backwards. The two directions of a boundary, and different boundaries, never wait for one another.
+- A message is a tensor (micro-batch, sequence, hidden) in the compute dtype: an activation forwards, its gradient
+  backwards. Each device of the receiving stage gets its part, a range of tokens, from one device of the sending stage,
+  and the receiving devices gather the parts among themselves before the pass that needs them (Narayanan et al. 2021,
+  arXiv 2104.04473, section 4.1). So each token crosses a boundary once, whatever the tensor-parallel degrees. The two
+  directions of a boundary, and different boundaries, never wait for one another.
 - A send starts when the pass that made the tensor ends, and never holds up the sender's next action.
 - A receive is posted ahead of its use: while micro-batch m of one direction is worked on, the receives of m + 1 and
   m + 2 (`RECEIVES_AHEAD`) of that direction stand posted; those of 0 and 1 are posted when the step starts. So a
@@ -11,6 +14,9 @@ What overlaps with what, exactly (the cost model imitates this):
 - A stage waits only when its next action needs a tensor that has not come: before a forward pass for the activation,
   before a backward pass for the gradient.
 - Messages of one direction of one boundary arrive in micro-batch order.
+
+In a plan without `overlap` each receiving device gets the whole tensor, and a stage does nothing until what it sends
+has left, as the pipeline engines of Megatron-LM and DeepSpeed do.
 """
 
 import time
@@ -20,6 +26,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from hetsched.executor.groups import Channel
+from hetsched.executor.shards import Range, cut
+from hetsched.executor.tensor_parallel import Team
 
 RECEIVES_AHEAD = 2
 T = TypeVar("T")
@@ -32,14 +42,35 @@ def present(value: T | None) -> T:
     return value
 
 
+def all_gather(parts: Tensor, own: Tensor, group: dist.ProcessGroup) -> None:
+    """Fill `parts`, one equal part a rank of the group, with every rank's `own`."""
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
+    gather(parts, own, group=group)
+
+
+def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup) -> dist.Work:
+    """Start to fill every rank's `own` with the sum of all ranks' tensors for it; `parts` has one a rank."""
+    reduce = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # its name before torch 2.13
+    work: dist.Work = reduce(own, parts, group=group, async_op=True)
+    return work
+
+
+def part_of(tokens: int, team_size: int, part: int, overlap: bool) -> Range:
+    """Which tokens of a tensor the receiving device `part` gets from the stage before."""
+    return cut(tokens, team_size, part) if overlap else (0, tokens)
+
+
 class Inbox:
-    """Tensors from one neighbour, in micro-batch order. `waited_s` adds up the host time spent waiting for them."""
+    """Tensors (tokens, hidden) from a neighbouring stage, in micro-batch order, whole on each device of the team.
+
+    `waited_s` adds up the host time spent waiting for them.
+    """
 
     def __init__(
-        self, source: int, group: dist.ProcessGroup, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+        self, channel: Channel, team: Team, shape: tuple[int, int], like: Tensor, overlap: bool = True
     ) -> None:
-        self._source, self._group = source, group
-        self._shape, self._dtype, self._device = shape, dtype, device
+        self._channel, self._team, self._shape, self._overlap = channel, team, shape, overlap
+        self._dtype, self._device = like.dtype, like.device
         self._posted: deque[tuple[Tensor, dist.Work]] = deque()
         self._to_post = 0
         self.waited_s = 0.0
@@ -51,40 +82,61 @@ class Inbox:
             self._post()
 
     def take(self) -> Tensor:
-        """The next message; waits for it, and posts a receive in its stead."""
-        tensor, work = self._posted.popleft()
+        """The next tensor; waits for it, and posts a receive in its stead."""
+        own, work = self._posted.popleft()
         start = time.perf_counter()
         work.wait()
         self.waited_s += time.perf_counter() - start
         self._post()
-        return tensor
+        return self._gathered(own) if self._overlap and self._team.group is not None else own
 
     def _post(self) -> None:
         if self._to_post:
             self._to_post -= 1
-            tensor = torch.empty(self._shape, dtype=self._dtype, device=self._device)
-            work = present(dist.irecv(tensor, self._source, group=self._group))
+            first, last = part_of(self._shape[0], self._team.degree, self._channel.part, self._overlap)
+            tensor = torch.empty((last - first, self._shape[1]), dtype=self._dtype, device=self._device)
+            work = present(dist.irecv(tensor, self._channel.source, group=self._channel.group))
             self._posted.append((tensor, work))
+
+    def _gathered(self, own: Tensor) -> Tensor:
+        """The whole tensor of which each device of the team has its own part; parts travel as long as the longest."""
+        tokens, hidden = self._shape
+        degree = self._team.degree
+        longest = -(-tokens // degree)
+        if len(own) < longest:
+            own = torch.cat((own, own.new_zeros(longest - len(own), hidden)))
+        parts = own.new_empty(degree, longest, hidden)
+        all_gather(parts.view(-1, hidden), own, present(self._team.group))
+        if tokens == degree * longest:
+            return parts.view(tokens, hidden)
+        sizes = [last - first for first, last in (cut(tokens, degree, place) for place in range(degree))]
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 class Outbox:
-    """Tensors to one neighbour. Each is kept alive until it is sent.
+    """Tensors (tokens, hidden) to a neighbouring stage. Each is kept alive until it is sent.
 
-    bound: the most that are kept. Callers choose it so large (what a stage may have in flight) that the oldest has
-    certainly arrived when it is reached, or that its receiver needs nothing else to take it: so a send can't deadlock.
+    channels: to those of its devices that get their part from this one, maybe none. bound: the most messages that are
+    kept for each. Callers choose it so large (what a stage may have in flight) that the oldest has certainly arrived
+    when it is reached, or that its receiver needs nothing else to take it: so a send can't deadlock.
     """
 
-    def __init__(self, target: int, group: dist.ProcessGroup, bound: int) -> None:
-        self._target, self._group, self._bound = target, group, bound
+    def __init__(self, channels: tuple[Channel, ...], team_size: int, bound: int, overlap: bool = True) -> None:
+        self._channels, self._team_size, self._overlap = channels, team_size, overlap
+        self._bound = bound * len(channels) if overlap else 0
         self._sending: deque[tuple[Tensor, dist.Work]] = deque()
+        self.sent_bytes = 0
 
     def send(self, tensor: Tensor) -> None:
-        """Start sending; returns at once."""
-        if len(self._sending) >= self._bound:
+        """Start sending; returns at once, but waits without overlap."""
+        for channel in self._channels:
+            first, last = part_of(len(tensor), self._team_size, channel.part, self._overlap)
+            message = tensor.detach()[first:last].contiguous()
+            work = present(dist.isend(message, channel.target, group=channel.group))
+            self._sending.append((message, work))
+            self.sent_bytes += message.nbytes
+        while len(self._sending) > self._bound:
             self._finish_oldest()
-        message = tensor.detach().contiguous()
-        work = present(dist.isend(message, self._target, group=self._group))
-        self._sending.append((message, work))
 
     def drain(self) -> None:
         """Wait until all is sent."""

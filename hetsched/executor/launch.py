@@ -71,8 +71,9 @@ def check_plan(
     on_step: Callable[[StepReport], None] | None = None,
     program: Sequence[str] = RANK_PROGRAM,
 ) -> CheckReport:
-    """Run `plan` in fp32 for at least 3 steps and compare losses and all gradients with one process.
+    """Run `plan` for at least 3 steps and compare losses and all gradients with one process.
 
+    In fp32, or in fp64 where that is asked for, with a millionth of the tolerances.
     The learning rate is at most 1e-4: much above it two equal runs that only add up in another order grow apart within
     ten steps, since AdamW turns the rounding of a tiny gradient into a full step.
 
@@ -81,7 +82,7 @@ def check_plan(
     settings = settings or RunSettings()
     settings = replace(
         settings,
-        dtype="fp32",
+        dtype="fp64" if settings.dtype == "fp64" else "fp32",
         steps=max(settings.steps, LEAST_CHECKED_STEPS),
         learning_rate=min(settings.learning_rate, HIGHEST_CHECKED_LEARNING_RATE),
     )

@@ -8,12 +8,18 @@ BYTES = 256  # tokens are bytes
 
 def check_limits(plan: Plan) -> tuple[str, ...]:
     """What the run will do other than the plan says, in words. Raises HetschedError for what can't be run at all."""
+    tokens = plan.workload.micro_batch * plan.workload.seq_len
     for pipeline, number, stage in plan.stages:
-        if stage.tensor_parallel > 1:
+        degree, where = stage.tensor_parallel, f"run: pipeline {pipeline.name} stage {number}"
+        if degree > min(plan.model.num_heads, plan.model.ffn_size):
             raise HetschedError(
-                f"run: pipeline {pipeline.name} stage {number} has tensor-parallel degree {stage.tensor_parallel}, "
-                "which this version does not execute",
-                hint="plan with one device a stage",
+                f"{where} has tensor-parallel degree {degree}, {plan.model.name} has {plan.model.num_heads} heads",
+                hint="give a stage at most as many devices as the model has attention heads",
+            )
+        if degree > tokens:
+            raise HetschedError(
+                f"{where} has {degree} devices, a micro-batch has {tokens} tokens",
+                hint="use longer sequences, or fewer devices in a stage",
             )
     if plan.model.num_experts:
         raise HetschedError(
@@ -36,6 +42,6 @@ def check_limits(plan: Plan) -> tuple[str, ...]:
             "run: the plan compresses messages, which this version does not execute",
             hint="plan without compression, or set all three bits to 16",
         )
-    if plan.options.zero:
-        return (f"zero {plan.options.zero} is run as zero 0: nothing is sharded over the data-parallel peers",)
+    if plan.options.zero > 1:
+        return (f"zero {plan.options.zero} is run as zero 1: optimiser states alone are sharded",)
     return ()

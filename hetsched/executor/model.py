@@ -1,7 +1,8 @@
 """Transformer pieces by a ModelSpec: an embedding, blocks, a head. Activations are (micro-batch, sequence, hidden).
 
 Parameters are named as in the whole model (`blocks.7.attention.q.weight`) on whichever rank they stand, and each is
-initialised by its name and the seed alone, so that every layout starts from the same weights.
+initialised by its name and the seed alone, so that every layout starts from the same weights. In a tensor-parallel team
+each device has its share of heads, FFN and vocabulary (`shards`).
 """
 
 import hashlib
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from hetsched.executor.shards import Range, Share, piece_of, share_of
+from hetsched.executor.tensor_parallel import ALONE, Team, embed, enter, leave
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers
 
@@ -20,7 +23,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 class Linear(nn.Module):
-    """y = x Wᵀ + b; weight: (outputs, inputs). Where tensor parallelism will split rows or columns."""
+    """y = x Wᵀ + b; weight: (outputs, inputs)."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
         super().__init__()
@@ -48,21 +51,39 @@ class Norm(nn.Module):
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.epsilon)
 
 
+class RowParallel(Linear):
+    """A Linear of which each device has a range of inputs: what they find adds up, and the bias is added once."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, team: Team) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.team = team
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., this device's inputs) to (..., outputs)."""
+        if self.team.group is None:
+            return super().forward(x)
+        y = leave(functional.linear(x, self.weight), self.team)
+        return y if self.bias is None else y + self.bias
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped key-value heads, rotary positions or none."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, share: Share, team: Team) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = spec.num_heads, spec.num_kv_heads, spec.head_dim
+        self.heads, self.kv_heads, self.head_dim = _size(share.heads), _size(share.kv_heads), spec.head_dim
         self.q = Linear(spec.hidden_size, self.heads * self.head_dim, spec.qkv_bias)
         self.k = Linear(spec.hidden_size, self.kv_heads * self.head_dim, spec.qkv_bias)
         self.v = Linear(spec.hidden_size, self.kv_heads * self.head_dim, spec.qkv_bias)
-        self.out = Linear(self.heads * self.head_dim, spec.hidden_size, spec.out_bias)
+        self.out = RowParallel(self.heads * self.head_dim, spec.hidden_size, spec.out_bias, team)
         self.q_norm = Norm(self.head_dim, "rmsnorm", spec.norm_epsilon) if spec.qk_norm else None
         self.k_norm = Norm(self.head_dim, "rmsnorm", spec.norm_epsilon) if spec.qk_norm else None
+        group = spec.num_heads // spec.num_kv_heads
+        self.kv_of = [head // group - share.kv_heads[0] for head in range(*share.heads)]
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
         """(micro-batch, sequence, hidden) to the same."""
+        x = enter(x, self.out.team)
         batch, sequence, _ = x.shape
         q = self.q(x).view(batch, sequence, self.heads, self.head_dim)
         k = self.k(x).view(batch, sequence, self.kv_heads, self.head_dim)
@@ -73,8 +94,7 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if self.kv_heads != self.heads:
-            k = k.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            v = v.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            k, v = k[:, self.kv_of], v[:, self.kv_of]
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         merged: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, sequence, self.heads * self.head_dim))
         return merged
@@ -83,15 +103,17 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     """down(act(gate(x)) · up(x)), or down(act(up(x))) where it is not gated."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, share: Share, team: Team) -> None:
         super().__init__()
-        self.gate = Linear(spec.hidden_size, spec.ffn_size, spec.mlp_bias) if spec.gated_mlp else None
-        self.up = Linear(spec.hidden_size, spec.ffn_size, spec.mlp_bias)
-        self.down = Linear(spec.ffn_size, spec.hidden_size, spec.mlp_bias)
+        columns = _size(share.ffn)
+        self.gate = Linear(spec.hidden_size, columns, spec.mlp_bias) if spec.gated_mlp else None
+        self.up = Linear(spec.hidden_size, columns, spec.mlp_bias)
+        self.down = RowParallel(columns, spec.hidden_size, spec.mlp_bias, team)
         self.activation = spec.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., hidden) to the same."""
+        x = enter(x, self.down.team)
         if self.gate is None:
             inner = activate(self.up(x), self.activation)
         else:
@@ -103,12 +125,12 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """One transformer block: norms before attention and MLP, or after them in a model without a final norm."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, share: Share, team: Team) -> None:
         super().__init__()
         self.attention_norm = Norm(spec.hidden_size, spec.norm, spec.norm_epsilon)
-        self.attention = Attention(spec)
+        self.attention = Attention(spec, share, team)
         self.mlp_norm = Norm(spec.hidden_size, spec.norm, spec.norm_epsilon)
-        self.mlp = Mlp(spec)
+        self.mlp = Mlp(spec, share, team)
         self.parallel, self.norms_first = spec.parallel_residual, spec.final_norm
 
     def forward(self, x: Tensor, rotation: Rotation | None) -> Tensor:
@@ -128,10 +150,11 @@ class Block(nn.Module):
 class Embedding(nn.Module):
     """Tokens, and learned positions where the model has them. OPT's table has spare rows at its start."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, share: Share, team: Team) -> None:
         super().__init__()
         width = spec.embedding_size or spec.hidden_size
-        self.tokens = Linear(width, spec.vocab_size, bias=False)
+        self.rows, self.team = share.vocab, team
+        self.tokens = Linear(width, _size(share.vocab), bias=False)
         self.project = Linear(width, spec.hidden_size, bias=False) if width != spec.hidden_size else None
         learned = spec.positions == "learned"
         self.positions = Linear(spec.hidden_size, spec.position_rows, bias=False) if learned else None
@@ -139,7 +162,7 @@ class Embedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(micro-batch, sequence) token ids to (micro-batch, sequence, hidden)."""
-        x = functional.embedding(tokens, self.tokens.weight)
+        x = embed(tokens, self.tokens.weight, self.rows, self.team)
         if self.project is not None:
             x = self.project(x)
         if self.positions is not None:
@@ -150,40 +173,45 @@ class Embedding(nn.Module):
 class Head(nn.Module):
     """The final norm and the LM head, which may be the token embedding's own weight."""
 
-    def __init__(self, spec: ModelSpec, tied: Linear | None) -> None:
+    def __init__(self, spec: ModelSpec, share: Share, team: Team, tied: Linear | None) -> None:
         super().__init__()
         width = spec.embedding_size or spec.hidden_size
+        self.columns, self.team = share.vocab, team
         self.norm = Norm(spec.hidden_size, spec.norm, spec.norm_epsilon) if spec.final_norm else None
         self.project = Linear(spec.hidden_size, width, bias=False) if width != spec.hidden_size else None
-        self.output = tied or Linear(width, spec.vocab_size, bias=False)
+        self.output = tied or Linear(width, _size(share.vocab), bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(micro-batch, sequence, hidden) to logits (micro-batch, sequence, vocabulary)."""
+        """(micro-batch, sequence, hidden) to logits (micro-batch, sequence, this device's columns)."""
         if self.norm is not None:
             x = self.norm(x)
         if self.project is not None:
             x = self.project(x)
-        logits: Tensor = self.output(x)
+        logits: Tensor = self.output(enter(x, self.team))
         return logits
 
 
 class Transformer(nn.Module):
     """Blocks `layers` (half-open) of a model, with the embedding where block 0 is and the head where the last is."""
 
-    def __init__(self, spec: ModelSpec, layers: Layers, *, recompute: bool = False) -> None:
+    def __init__(self, spec: ModelSpec, layers: Layers, *, recompute: bool = False, team: Team = ALONE) -> None:
         super().__init__()
-        self.spec, self.recompute = spec, recompute
+        self.spec, self.recompute, self.team = spec, recompute, team
         first, last = layers
-        self.embedding = Embedding(spec) if first == 0 else None
-        self.blocks = nn.ModuleDict({str(number): Block(spec) for number in range(first, last)})
+        share = share_of(spec, team.degree, team.place)
+        self.embedding = Embedding(spec, share, team) if first == 0 else None
+        self.blocks = nn.ModuleDict({str(number): Block(spec, share, team) for number in range(first, last)})
         own = self.embedding.tokens if self.embedding is not None and spec.tied_embeddings else None
-        self.head = Head(spec, own) if last == spec.num_layers else None
+        self.head = Head(spec, share, team, own) if last == spec.num_layers else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Token ids, or the activations of the blocks before, to logits, or to activations for the blocks after."""
         if self.embedding is not None:
             x = self.embedding(x)
-        rotation = rotations(self.spec, x.shape[1], x.device) if self.spec.positions == "rotary" else None
+        rotation = None
+        if self.spec.positions == "rotary":
+            wide = next(self.parameters()).dtype
+            rotation = rotations(self.spec, x.shape[1], x.device, torch.promote_types(wide, torch.float32))
         for block in self.blocks.values():
             if self.recompute and self.training:
                 x = checkpoint(block, x, rotation, use_reentrant=False)
@@ -201,7 +229,7 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Set every parameter by `seed` and its name; drawn on the CPU in fp32, so equal on all devices."""
+        """Set every parameter by `seed` and its name; drawn whole on the CPU in fp32, so equal in all layouts."""
         for name, parameter in self.global_parameters().items():
             if name.endswith("bias"):
                 parameter.zero_()
@@ -213,7 +241,17 @@ class Transformer(nn.Module):
                 deviation = INITIAL_DEVIATION
                 if name.endswith(RESIDUAL_OUTPUTS):
                     deviation /= (2 * self.spec.num_layers) ** 0.5
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+                shape, piece = list(parameter.shape), piece_of(self.spec, name, self.team.degree, self.team.place)
+                if piece is not None:
+                    shape[piece.dim] = piece.whole
+                drawn = torch.randn(shape, generator=generator) * deviation
+                if piece is not None:
+                    drawn = drawn.narrow(piece.dim, piece.start, piece.stop - piece.start)
+                parameter.copy_(drawn)
+
+
+def _size(between: Range) -> int:
+    return between[1] - between[0]
 
 
 def activate(x: Tensor, kind: str) -> Tensor:
@@ -229,11 +267,11 @@ def activate(x: Tensor, kind: str) -> Tensor:
             return functional.relu(x)
 
 
-def rotations(spec: ModelSpec, seq_len: int, device: torch.device) -> Rotation:
-    """Cosines and sines of the rotary angles: two (sequence, rotated / 2) tensors in fp32."""
+def rotations(spec: ModelSpec, seq_len: int, device: torch.device, dtype: torch.dtype) -> Rotation:
+    """Cosines and sines of the rotary angles: two (sequence, rotated / 2) tensors."""
     half = int(spec.head_dim * spec.rotary_fraction) // 2
-    frequencies = spec.rope_theta ** -(torch.arange(half, device=device, dtype=torch.float32) / half)
-    angles = torch.outer(torch.arange(seq_len, device=device, dtype=torch.float32), frequencies)
+    frequencies = spec.rope_theta ** -(torch.arange(half, device=device, dtype=dtype) / half)
+    angles = torch.outer(torch.arange(seq_len, device=device, dtype=dtype), frequencies)
     return angles.cos(), angles.sin()
 
 
@@ -241,6 +279,6 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotary positions (arXiv 2104.09864), first half against second; x: (micro-batch, heads, sequence, head_dim)."""
     cosines, sines = rotation
     half = cosines.shape[-1]
-    a, b, rest = x[..., :half].float(), x[..., half : 2 * half].float(), x[..., 2 * half :]
+    a, b, rest = x[..., :half].to(cosines.dtype), x[..., half : 2 * half].to(cosines.dtype), x[..., 2 * half :]
     turned = torch.cat((a * cosines - b * sines, b * cosines + a * sines), dim=-1)
     return torch.cat((turned.to(x.dtype), rest), dim=-1)

@@ -13,8 +13,8 @@ DEVICES = ("auto", "cpu", "cuda")
 class RunSettings:
     """How a plan is run.
 
-    steps: training steps, at least 1. seed: of the initial weights. dtype: bf16 or fp32; None is fp32 on a CPU and
-    the plan's elsewhere. text: a file to train on, as bytes; None is the bundled sample. device: `cpu`, `cuda`, or
+    steps: training steps, at least 1. seed: of the initial weights. dtype: bf16, fp32 or fp64; None is fp32 on a CPU
+    and the plan's elsewhere. text: a file to train on, as bytes; None is the bundled sample. device: `cpu`, `cuda`, or
     `auto`, which is cuda where each process of the machine has a GPU of its own. timeout_s: the longest the whole run
     may take, and a message may be waited for. threads: of torch, per process.
     """
@@ -37,8 +37,8 @@ class RunSettings:
             raise HetschedError(f"run: a timeout of {self.timeout_s} s", hint="give a positive number of seconds")
         if self.device not in DEVICES:
             raise HetschedError(f"run: device is {self.device!r}", hint=f"use one of: {', '.join(DEVICES)}")
-        if self.dtype is not None and self.dtype not in DTYPE_BYTES:
-            raise HetschedError(f"run: dtype is {self.dtype!r}", hint="use bf16 or fp32")
+        if self.dtype is not None and self.dtype not in {*DTYPE_BYTES, "fp64"}:
+            raise HetschedError(f"run: dtype is {self.dtype!r}", hint="use bf16, fp32 or fp64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,12 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """How far a run in fp32 is from one process that does the whole model on the whole batch.
+    """How far a run in fp32 or fp64 is from one process that does the whole model on the whole batch.
 
     loss_difference: the largest, relative to the loss. gradient_difference: the largest absolute difference, over the
     model's largest gradient. tensor_difference: the largest norm of a difference over the tensor's norm, among tensors
     with more than 1e-4 of the total norm, and which one (`worst_tensor`). copies: gradient tensors compared, every
-    rank's copy counted. failures: what was out of tolerance, in words; empty where the check passed.
+    rank's copy of every slice counted. failures: what was out of tolerance, in words; empty where the check passed.
     """
 
     run: RunReport

@@ -2,13 +2,14 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from hetsched.executor.communication import Inbox, Outbox, present
 from hetsched.executor.data import ByteText
-from hetsched.executor.groups import Groups, Seat
+from hetsched.executor.groups import Channel, Groups, Seat
 from hetsched.executor.model import Transformer
 from hetsched.executor.schedule import actions, in_flight
+from hetsched.executor.shards import Ranks
+from hetsched.executor.tensor_parallel import cross_entropy
 from hetsched.plan import Plan
 
 
@@ -22,23 +23,22 @@ class StageWorker:
 
     def __init__(self, plan: Plan, seat: Seat, model: Transformer, text: ByteText, groups: Groups) -> None:
         self._plan, self._seat, self._model, self._text = plan, seat, model, text
-        self._parameter = next(iter(model.parameters()))
-        self._device = self._parameter.device
-        job, schedule = plan.workload, plan.options.schedule
-        shape = (job.micro_batch, job.seq_len, plan.model.hidden_size)
-        self._activations_in = self._gradients_in = None
-        self._activations_out = self._gradients_out = None
-        stage, depth, micro_batches = seat.stage, seat.depth, seat.micro_batches
-        if seat.previous is not None and groups.before is not None:
-            self._activations_in = Inbox(
-                seat.previous, groups.before.forward, shape, self._parameter.dtype, self._device
-            )
-            bound = in_flight(schedule, stage - 1, depth, micro_batches)
-            self._gradients_out = Outbox(seat.previous, groups.before.backward, bound)
-        if seat.next is not None and groups.after is not None:
-            self._gradients_in = Inbox(seat.next, groups.after.backward, shape, self._parameter.dtype, self._device)
-            bound = in_flight(schedule, stage, depth, micro_batches)
-            self._activations_out = Outbox(seat.next, groups.after.forward, bound)
+        parameter = next(iter(model.parameters()))
+        self._device = parameter.device
+        job, overlap = plan.workload, plan.options.overlap
+        self._shape = (job.micro_batch, job.seq_len, plan.model.hidden_size)
+        flat = (job.micro_batch * job.seq_len, plan.model.hidden_size)
+
+        def inbox(channel: Channel | None) -> Inbox | None:
+            return None if channel is None else Inbox(channel, model.team, flat, parameter, overlap)
+
+        def outbox(channels: tuple[Channel, ...], receivers: Ranks, earlier: int) -> Outbox | None:
+            bound = in_flight(plan.options.schedule, earlier, seat.depth, seat.micro_batches)
+            return Outbox(channels, len(receivers), bound, overlap) if receivers else None
+
+        self._activations_in, self._gradients_in = inbox(groups.activations_in), inbox(groups.gradients_in)
+        self._activations_out = outbox(groups.activations_out, seat.next, seat.stage)
+        self._gradients_out = outbox(groups.gradients_out, seat.previous, seat.stage - 1)
         self._inputs: dict[int, Tensor] = {}
         self._outputs: dict[int, Tensor] = {}
 
@@ -57,7 +57,7 @@ class StageWorker:
         for action in actions(self._plan.options.schedule, seat.stage, seat.depth, seat.micro_batches):
             if action.kind == "forward":
                 self._forward(step, action.micro_batch)
-                if self._model.head is not None:
+                if self._model.head is not None and self._model.team.place == 0:  # its team has the same loss
                     loss += self._outputs[action.micro_batch].detach()
             else:
                 self._backward(action.micro_batch)
@@ -74,24 +74,25 @@ class StageWorker:
         if self._activations_in is None:
             x = self._samples(step, numbers)[0]
         else:
-            x = self._activations_in.take().requires_grad_()
+            x = self._activations_in.take().view(self._shape).requires_grad_()
             self._inputs[micro_batch] = x
         output: Tensor = self._model(x)
         if self._activations_out is None:
             output = self._loss(output, self._samples(step, numbers)[1], numbers)
         else:
-            self._activations_out.send(output)
+            self._activations_out.send(output.flatten(0, 1))
         self._outputs[micro_batch] = output
 
     def _backward(self, micro_batch: int) -> None:
         output = self._outputs.pop(micro_batch)
-        torch.autograd.backward(output, None if self._gradients_in is None else self._gradients_in.take())
+        gradient = None if self._gradients_in is None else self._gradients_in.take().view(self._shape)
+        torch.autograd.backward(output, gradient)
         if self._gradients_out is not None:
-            self._gradients_out.send(present(self._inputs.pop(micro_batch).grad))
+            self._gradients_out.send(present(self._inputs.pop(micro_batch).grad).flatten(0, 1))
 
     def _loss(self, logits: Tensor, targets: Tensor, numbers: range) -> Tensor:
-        job = self._plan.workload
-        per_token = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+        job, head = self._plan.workload, present(self._model.head)
+        per_token = cross_entropy(logits.flatten(0, 1), targets.flatten(), head.columns, self._model.team)
         counted = torch.tensor([number < job.global_batch for number in numbers], device=self._device)
         return (per_token.view(targets.shape) * counted[:, None]).sum() / job.tokens
 

@@ -11,15 +11,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from hetsched.errors import HetschedError
+from hetsched.executor.communication import all_gather, present
 from hetsched.executor.data import ByteText
 from hetsched.executor.gradients import AdamW, Bucket, all_reduce, make_buckets
 from hetsched.executor.groups import make_groups, seats, sharings
 from hetsched.executor.model import Transformer
 from hetsched.executor.settings import RunSettings, StepReport
 from hetsched.executor.stage import StageWorker
+from hetsched.executor.tensor_parallel import Team
 from hetsched.plan import Plan
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +80,21 @@ def train(
     rank = dist.get_rank()
     seat = seats(plan)[rank]
     groups = make_groups(plan, rank, target.device)
-    model = Transformer(plan.model, seat.layers, recompute=plan.options.recompute)
+    team = Team(seat.degree, seat.place, groups.team)
+    model = Transformer(plan.model, seat.layers, recompute=plan.options.recompute, team=team)
     model.initialise(settings.seed)
     model.to(target.device)
     parameters = model.global_parameters()
-    optimizer = AdamW(parameters, target.dtype, settings.learning_rate)
-    model.to(target.dtype)
-    buckets = make_buckets(parameters, plan.model.tied_embeddings, sharings(plan), groups.sharing)
+    buckets = make_buckets(
+        parameters,
+        plan.model,
+        seat,
+        sharings(plan),
+        groups.sharing,
+        dtype=target.dtype,
+        zero=plan.options.zero > 0,
+    )
+    optimizer = AdamW(buckets, parameters, settings.learning_rate)
     worker = StageWorker(plan, seat, model, ByteText(settings.text), groups)
     _world_loss(torch.zeros((), dtype=torch.float64, device=target.device))  # a barrier before the first step
     clock = _Clock(target)
@@ -97,7 +107,7 @@ def train(
         all_reduce_s = clock.lap()
         if gradients_to is not None and step in (0, settings.steps - 1):
             save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")
-        optimizer.step(buckets)
+        optimizer.step()
         optimizer_s = clock.lap()
         world_loss = _world_loss(loss)  # also the barrier that ends the step
         report(
@@ -114,8 +124,15 @@ def train(
 
 
 def save_gradients(buckets: tuple[Bucket, ...], path: Path) -> None:
-    """Write a rank's gradients by parameter name; whole or not at all."""
-    gradients = {name: view.cpu().clone() for bucket in buckets for name, view in bucket.views.items()}
+    """Write a rank's gradients as {parameter: [(dim, start, stop, gradient)]}; whole or not at all."""
+    gradients: dict[str, list[tuple[int, int, int, Tensor]]] = {}
+    for bucket in buckets:
+        if bucket.sharded:
+            all_gather(bucket.gradients, bucket.own_part(bucket.gradients).clone(), present(bucket.group))
+        for home in bucket.homes:
+            part = home.slice
+            gradient = home.within(bucket.gradients).cpu().clone()
+            gradients.setdefault(part.name, []).append((part.dim, part.start, part.stop, gradient))
     half = path.with_suffix(".tmp")
     torch.save(gradients, half)
     os.replace(half, path)

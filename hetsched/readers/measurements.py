@@ -1,5 +1,6 @@
 """Measured profiles: JSON files of times by GPU kind, TP degree and micro-batch, and of bandwidth by message size."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hetsched.profiles import (
     TrainingProfile,
 )
 from hetsched.readers.json_text import load_json
+from hetsched.readers.serving_profiles import read_serving_profiles
 from hetsched.units import DTYPE_BYTES
 
 MAX_BYTES = 64 * 2**20
@@ -25,13 +27,18 @@ SCOPES = ("inside a node", "between nodes")
 
 
 def read_measurements(path: Path) -> Measurements:
-    """What one file of measurements holds: training times per part, bandwidth curves, or both.
+    """What one file of measurements holds: training or serving times, bandwidth curves, or several.
 
     The forms are those of plans/README.md. Raises HetschedError that names the file, the entry and the key.
     """
     source = Fields(load_json(read_text(path, "measured profile", MAX_BYTES), path.name), path.name)
-    source.skip("what", "source", "licence", "fields")
+    source.skip("source", "licence", "fields")
     found = False
+    if isinstance(source.data.get("profiles"), Mapping):
+        serving = read_serving_profiles(source)
+        source.finish()
+        return Measurements(serving=serving)
+    source.skip("what")
     training: dict[tuple[ModelShape, str, int], TrainingProfile] = {}
     curves = BandwidthCurves()
     if "models" in source:
@@ -40,7 +47,8 @@ def read_measurements(path: Path) -> Measurements:
         curves, found = _curves(source), True
     if not found:
         raise HetschedError(
-            f"{path.name}: holds neither training times (`models` and `profiles`) nor bandwidth `curves`",
+            f"{path.name}: holds neither training times (`models` and `profiles`) nor serving times (`profiles`) nor "
+            "bandwidth `curves`",
             hint="is it a file of measurements? plans/README.md describes the forms",
         )
     source.finish()

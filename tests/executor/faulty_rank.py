@@ -3,13 +3,15 @@
 import os
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from hetsched.executor import train
+from hetsched.executor import shards, train
 from hetsched.executor.__main__ import main
 from hetsched.executor.gradients import all_reduce
+from hetsched.executor.groups import TIED
 from hetsched.executor.stage import StageWorker
 
 
@@ -30,7 +32,9 @@ def forget_the_tied_embedding() -> None:
     """Its gradient is not added up."""
 
     def without_tied(buckets: Any, dtype: Any) -> None:
-        all_reduce([bucket for bucket in buckets if "embedding.tokens.weight" not in bucket.views], dtype)
+        names = [{home.slice.name for home in bucket.homes} for bucket in buckets]
+        untied = [bucket for bucket, held in zip(buckets, names, strict=True) if TIED not in held]
+        all_reduce(untied, dtype)
 
     train.all_reduce = without_tied  # type: ignore[attr-defined]
 
@@ -47,9 +51,25 @@ def die_in_the_second_step() -> None:
     StageWorker.run_step = run_step  # type: ignore[method-assign]
 
 
+def reduce_the_first_rows_with_whoever_has_them() -> None:
+    """Stages of unequal degrees reduce their parts as if they were equal, as released runtimes do."""
+    right = shards.piece_of
+
+    def piece_of(spec: Any, name: str, degree: int, place: int) -> Any:
+        piece = right(spec, name, degree, place)
+        if piece is None or degree == 1:
+            return piece
+        size = piece.stop - piece.start  # the last device's rows are taken for the first's
+        start = (piece.start + size) % piece.whole
+        return replace(piece, start=start, stop=start + size)
+
+    shards.piece_of = piece_of
+
+
 FAULTS = {
     "average": average_pipelines_as_if_equal,
     "tied": forget_the_tied_embedding,
+    "rows": reduce_the_first_rows_with_whoever_has_them,
     "die": die_in_the_second_step,
 }
 

@@ -24,7 +24,7 @@ def test_ranks_follow_nodes_and_know_their_neighbours(model: Models, unequal_pla
 
     found = seats(unequal_plan(model("llama")))
     assert [seat.device for seat in found] == ["a/0", "a/1", "b/0", "b/1"]
-    assert [(seat.previous, seat.next) for seat in found] == [(None, 2), (None, None), (0, 3), (2, None)]
+    assert [(seat.previous, seat.next) for seat in found] == [((), (2,)), ((), ()), ((0,), (3,)), ((2,), ())]
     assert [seat.first_sample for seat in found] == [0, 10, 0, 0]
 
 
@@ -32,17 +32,71 @@ def test_blocks_are_shared_by_the_ranks_that_hold_them(model: Models, unequal_pl
     pytest.importorskip("torch")
     from hetsched.executor.groups import sharings
 
-    plain = [(shared.ranks, shared.units) for shared in sharings(unequal_plan(model("llama")))]
-    assert plain == [((1, 3), ("head", "3")), ((1, 2), ("2", "1")), ((0, 1), ("0", "embedding"))]
+    found = sharings(unequal_plan(model("llama")))
+    assert [shared.ranks for shared in found] == [(1, 3), (1, 2), (0, 1)]
+    assert [shared.ranks for shared in found] == [shared.counted for shared in found]
     tied = sharings(unequal_plan(model("gpt2")))
     assert tied[-1].ranks == (0, 1, 3)
-    assert tied[-1].units == ("tied",)
+    assert [part.name for part in tied[-1].slices] == ["embedding.tokens.weight"]
+
+
+def test_unequal_degrees_share_matching_slices(model: Models, unequal_plan: Plans) -> None:
+    """8 heads and FFN of 48 on 2 devices against 3: cut at the third, the half and the two thirds."""
+    pytest.importorskip("torch")
+    from hetsched.executor.groups import sharings
+
+    plan = replace(
+        unequal_plan(model("llama", num_heads=12, num_kv_heads=6, head_dim=4)),
+        pipelines=(
+            Pipeline("two", (Stage((0, 4), ("a/0", "a/1")),), 5),
+            Pipeline("three", (Stage((0, 4), ("b/0", "b/1", "b/2")),), 2),
+        ),
+    )
+    slices = {
+        (shared.ranks, part.start, part.stop)
+        for shared in sharings(plan)
+        for part in shared.slices
+        if part.name == "blocks.1.mlp.down.weight"
+    }
+    assert slices == {((0, 2), 0, 16), ((0, 3), 16, 24), ((1, 3), 24, 32), ((1, 4), 32, 48)}
+    whole = next(shared for shared in sharings(plan) if shared.slices[0].name.endswith("norm.weight"))
+    assert whole.ranks == (0, 1, 2, 3, 4)
+    assert whole.counted == (0, 2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "qkv_bias": True, "embedding_size": 16}])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_slices_are_of_the_models_parameters(
+    model: Models, unequal_plan: Plans, family: str, changes: dict[str, object]
+) -> None:
+    pytest.importorskip("torch")
+    from hetsched.executor.groups import sharings
+    from hetsched.executor.model import Transformer
+
+    spec = model(family, **changes)
+    names = [part.name for shared in sharings(unequal_plan(spec)) for part in shared.slices]
+    assert len(names) == len(set(names))
+    assert set(names) == set(Transformer(spec, (0, 4)).global_parameters())
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5, 8, 12])
+def test_heads_are_cut_into_whole_groups_or_share_a_key_value_head(model: Models, degree: int) -> None:
+    from hetsched.executor.shards import share_of
+
+    spec = model("llama", num_heads=12, num_kv_heads=4, head_dim=4)
+    shares = [share_of(spec, degree, place) for place in range(degree)]
+    assert [head for share in shares for head in range(*share.heads)] == list(range(12))
+    for share in shares:
+        assert {head // 3 for head in range(*share.heads)} == set(range(*share.kv_heads))
+    if degree <= 4:
+        assert sum(share.kv_heads[1] - share.kv_heads[0] for share in shares) == 4
 
 
 def test_what_is_not_executed_is_refused(model: Models, unequal_plan: Plans) -> None:
     plan = unequal_plan(model("llama"))
     assert check_limits(plan) == ()
-    assert "zero 1" in check_limits(replace(plan, options=Options(zero=1)))[0]
+    assert check_limits(replace(plan, options=Options(zero=1))) == ()
+    assert "zero 3" in check_limits(replace(plan, options=Options(zero=3)))[0]
     with pytest.raises(HetschedError, match="compresses"):
         check_limits(replace(plan, options=Options(compression=Compression(grad_bits=8))))
     with pytest.raises(HetschedError, match="mixture of experts"):
@@ -51,8 +105,8 @@ def test_what_is_not_executed_is_refused(model: Models, unequal_plan: Plans) -> 
         check_limits(unequal_plan(model("llama", vocab_size=100)))
     with pytest.raises(HetschedError, match="positions"):
         check_limits(unequal_plan(model("llama", max_positions=8)))
-    pipelines = (plan.pipelines[0], Pipeline("flat", (Stage((0, 4), ("a/1", "a/2")),), 2))
-    with pytest.raises(HetschedError, match="tensor-parallel degree 2"):
+    pipelines = (plan.pipelines[0], Pipeline("flat", (Stage((0, 4), tuple(f"c/{k}" for k in range(5))),), 2))
+    with pytest.raises(HetschedError, match="tensor-parallel degree 5, tiny-llama has 4 heads"):
         check_limits(replace(plan, pipelines=pipelines))
 
 

@@ -7,6 +7,8 @@ from hetsched.model import ModelSpec
 torch = pytest.importorskip("torch")
 
 from hetsched.executor.model import Transformer  # noqa: E402
+from hetsched.executor.shards import piece_of  # noqa: E402
+from hetsched.executor.tensor_parallel import Team  # noqa: E402
 
 CHANGES = [
     ("llama", {}),
@@ -46,6 +48,25 @@ def test_stages_in_turn_equal_the_whole(
         x = part(x)
     torch.testing.assert_close(x, expected)
     assert x.shape == (2, 16, 256)
+
+
+@pytest.mark.parametrize(("family", "changes"), CHANGES)
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_devices_of_a_stage_hold_slices_of_the_same_weights(
+    model: Callable[..., ModelSpec], family: str, changes: dict[str, object], degree: int
+) -> None:
+    spec = model(family, **changes)
+    whole = Transformer(spec, (0, 4))
+    whole.initialise(seed=3)
+    for place in range(degree):
+        part = Transformer(spec, (0, 4), team=Team(degree, place))
+        part.initialise(seed=3)
+        for name, held in part.global_parameters().items():
+            piece, expected = piece_of(spec, name, degree, place), whole.global_parameters()[name].detach()
+            if piece is not None:
+                assert piece.whole == expected.shape[piece.dim]
+                expected = expected.narrow(piece.dim, piece.start, piece.stop - piece.start)
+            assert torch.equal(held, expected)
 
 
 def test_no_token_sees_those_after_it(model: Callable[..., ModelSpec]) -> None:

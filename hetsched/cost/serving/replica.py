@@ -15,16 +15,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsched.cluster import Cluster, Link
-from hetsched.cost.memory import RESERVE_BYTES, usable_bytes
+from hetsched.cost.memory import RESERVE_BYTES, reserve_bytes
 from hetsched.cost.network import Lanes, Team, gather_s, inside, team_of, transfer_s
-from hetsched.cost.serving.stage import Floats, StageTimes
+from hetsched.cost.serving.operators import Floats
+from hetsched.cost.serving.stage import StageTimes
 from hetsched.model import ModelSpec
 from hetsched.plan import Stage
 from hetsched.precision import Precision
+from hetsched.profiles import ServingProfile
 
 UNQUANTISED = Precision()
-STEP_OVERHEAD_S = 0.0
+STEP_OVERHEAD_S = 5e-5  # the engine schedules the next step while the GPUs work, and launches one graph
 TOKEN_ID_BYTES = 4
+SWITCHED_SHARE = 0.9  # of the usual bandwidth inside a node: what has as much is taken to be that link, with its switch
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,14 @@ class ReplicaTimes:
 
     stages: their times, which take arrays. hops: (depth,), from stage s to the next, the last back to the first.
     kv_room_bytes: (depth,), bytes on each GPU of the stage that are left for the KV cache, on the one that has least;
-    it is negative where the weights do not fit. overhead_s: of the engine, once a step.
+    it is negative where the weights do not fit. used_bytes: (depth,), what else each of them needs: weights, the
+    workspace of a step, the runtime. overhead_s: of the engine, once a step.
     """
 
     stages: tuple[StageTimes, ...]
     hops: tuple[Hop, ...]
     kv_room_bytes: tuple[float, ...]
+    used_bytes: tuple[float, ...]
     overhead_s: float = STEP_OVERHEAD_S
 
     @property
@@ -148,13 +153,13 @@ def replica_times(
     """
     teams = [team_of(cluster, stage.devices) for stage in stages]
     times = tuple(_stage(cluster, model, stage, team, precision) for stage, team in zip(stages, teams, strict=True))
-    rooms = tuple(
-        min(usable_bytes(cluster.devices[device].gpu.memory_bytes, memory_fraction) for device in team.devices)
-        - RESERVE_BYTES
-        - stage.weight_bytes
-        for stage, team in zip(times, teams, strict=True)
+    sizes = [[cluster.devices[device].gpu.memory_bytes for device in team.devices] for team in teams]
+    used = tuple(
+        stage.weight_bytes + stage.workspace_bytes + RESERVE_BYTES + max(map(reserve_bytes, size))
+        for stage, size in zip(times, sizes, strict=True)
     )
-    return ReplicaTimes(times, _hops(cluster, model, teams, precision), rooms)
+    rooms = tuple(min(size) * memory_fraction - taken for size, taken in zip(sizes, used, strict=True))
+    return ReplicaTimes(times, _hops(cluster, model, teams, precision), rooms, used)
 
 
 def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precision: Precision) -> StageTimes:
@@ -163,7 +168,9 @@ def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precisi
     link = None
     if team.size > 1:
         latency_s, bytes_per_s = inside(cluster, team)
-        link = Link(bytes_per_s, latency_s)
+        usual = slowest.link
+        switched = usual is not None and bytes_per_s >= SWITCHED_SHARE * usual.bandwidth_bytes_per_s
+        link = Link(bytes_per_s, latency_s, usual.whole_node_gain if usual is not None and switched else 1.0)
     return StageTimes(
         slowest,
         team.size,
@@ -173,7 +180,14 @@ def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precisi
         stage.num_layers,
         stage.layers[0] == 0,
         stage.layers[1] == model.num_layers,
+        _profile(cluster, model, slowest.kind, team.size, precision),
     )
+
+
+def _profile(cluster: Cluster, model: ModelSpec, kind: str, degree: int, precision: Precision) -> ServingProfile | None:
+    """Measured times of the model's blocks; they are of two-byte weights, activations and KV cache."""
+    sizes = precision.activation_bytes, precision.weight_bytes, precision.kv_bytes
+    return cluster.measured.serving_profile(model, kind, degree) if sizes == (2.0, 2.0, 2.0) else None
 
 
 def _hops(cluster: Cluster, model: ModelSpec, teams: Sequence[Team], precision: Precision) -> tuple[Hop, ...]:

@@ -1,25 +1,25 @@
-"""How long one stage of a serving replica works on a step: a roofline of its matrices, attention and all-reduces.
+"""How long one stage of a serving replica works on a step: its blocks, the embedding and the LM head.
 
-t = max(FLOPs / (peak · efficiency), bytes / (bandwidth · efficiency)) for each matrix (Williams et al. 2009,
-doi:10.1145/1498765.1498785), plus what launching costs. All times are in seconds, and every argument that counts
-tokens, sequences or pairs may be a numpy array; arrays broadcast.
+Tensor parallelism is Megatron's (Shoeybi et al. 2019, arXiv 1909.08053): two all-reduces of the hidden states a block.
+All times are in seconds, and every argument that counts tokens, sequences or pairs may be a numpy array; arrays
+broadcast.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hetsched.cluster import Gpu, Link
+from hetsched.cost.serving.operators import Floats, Processor, all_reduce_s
 from hetsched.model import ModelSpec
 from hetsched.precision import Precision
+from hetsched.profiles import ServingProfile
 
-Floats = NDArray[np.float64]
-
-GEMM_EFFICIENCY = 0.75
-ATTENTION_EFFICIENCY = 0.45
-MEMORY_EFFICIENCY = 0.8
-BLOCK_OVERHEAD_S = 1e-5
+WORKSPACE_TOKENS, WORKSPACE_SEQUENCES = 8192, 256  # the largest step that room is kept for
+FP32_BYTES = 4
 
 
 def causal_pairs(tokens: ArrayLike, past: ArrayLike = 0.0) -> Floats:
@@ -36,7 +36,8 @@ class StageTimes:
     """Times of one stage: `blocks` transformer blocks on `degree` GPUs of a kind in tensor parallel.
 
     embeds, ends: whether it holds the embedding, and the final norm and LM head. link: from each of its GPUs to the
-    next, used where the degree is above 1.
+    next, used where the degree is above 1. measured: times of a block at this degree; they win over the roofline, which
+    goes on from the last of them, and have the lengths of prompts and contexts in them that they were measured at.
     """
 
     gpu: Gpu
@@ -47,6 +48,7 @@ class StageTimes:
     blocks: int
     embeds: bool
     ends: bool
+    measured: ServingProfile | None = None
 
     def prefill_s(self, tokens: ArrayLike, pairs: ArrayLike, prompts: ArrayLike = 1.0) -> Floats:
         """Seconds to prefill `prompts` prompts (or chunks of prompts) of `tokens` tokens in all.
@@ -73,23 +75,24 @@ class StageTimes:
         """Seconds of a step that prefills (see `prefill_s`) and decodes (see `decode_s`) at once: chunked prefill."""
         new, decoding = np.asarray(tokens, dtype=float), np.asarray(sequences, dtype=float)
         rows = new + decoding
-        block = self._matrices_s(rows) + self._attention_s(np.asarray(pairs), np.asarray(context_tokens))
-        block = block + 2.0 * self.all_reduce_s(rows) + BLOCK_OVERHEAD_S
+        if self.measured is None:
+            block = self._block_s(
+                new, np.asarray(pairs, dtype=float), decoding, np.asarray(context_tokens, dtype=float)
+            )
+        else:
+            block = self._measured_s(self.measured.prefill_s, new, True)
+            block = block + self._measured_s(self.measured.decode_s, decoding, False)
         total = self.blocks * block
         if self.ends:
-            total = total + self._head_s(np.asarray(prompts) + decoding)
+            total = total + self._head_s(np.asarray(prompts, dtype=float) + decoding)
         if self.embeds:
             total = total + self.all_reduce_s(rows)
         return np.asarray(np.where(rows > 0.0, total, 0.0))
 
     def all_reduce_s(self, tokens: ArrayLike) -> Floats:
         """Seconds of an all-reduce of the hidden states of `tokens` tokens among the stage's GPUs."""
-        rows = np.asarray(tokens, dtype=float)
-        if self.degree < 2 or self.link is None:
-            return np.zeros_like(rows)
-        size_bytes = rows * self.model.hidden_size * self.precision.activation_bytes
-        steps = 2 * (self.degree - 1)
-        return np.asarray(steps * (self.link.latency_s + size_bytes / self.degree / self.link.bandwidth_bytes_per_s))
+        size_bytes = np.asarray(tokens, dtype=float) * self.model.hidden_size * self.precision.activation_bytes
+        return np.zeros_like(size_bytes) if self.link is None else all_reduce_s(self.link, self.degree, size_bytes)
 
     @property
     def weight_bytes(self) -> float:
@@ -105,39 +108,82 @@ class StageTimes:
         return whole / self.degree
 
     @property
+    def workspace_bytes(self) -> float:
+        """Bytes of activations of the largest step on each GPU, and of logits where the LM head is."""
+        model, size = self.model, self.precision.activation_bytes
+        wide = (2 if model.gated_mlp else 1) * model.ffn_size * max(1, model.experts_per_token)
+        queries = (model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+        values = WORKSPACE_TOKENS * (4 * model.hidden_size + (wide + queries) / self.degree)
+        logits = WORKSPACE_SEQUENCES * model.vocab_size * FP32_BYTES / self.degree if self.ends else 0.0
+        return values * size + logits
+
+    @property
     def kv_bytes_per_token(self) -> float:
         """Bytes of KV cache that a token takes on each of the stage's GPUs; heads are copied beyond their number."""
         heads = -(-self.model.num_kv_heads // self.degree)
         return self.blocks * 2.0 * heads * self.model.head_dim * self.precision.kv_bytes
 
+    @cached_property
+    def _processor(self) -> Processor:
+        return Processor.of(self.gpu, self.precision.dtype)
+
+    def _block_s(self, new: Floats, pairs: Floats, decoding: Floats, context_tokens: Floats) -> Floats:
+        rows, processor = new + decoding, self._processor
+        cache_bytes = context_tokens * self.kv_bytes_per_token / self.blocks
+        launches = np.where(new > 0.0, processor.efficiency.prefill_block_s, processor.efficiency.decode_block_s)
+        return np.asarray(
+            self._matrices_s(rows)
+            + self._streams_s(rows)
+            + processor.attention_s(pairs, self.model.num_heads * self.model.head_dim / self.degree)
+            + processor.cache_read_s(cache_bytes)
+            + 2.0 * self.all_reduce_s(rows)
+            + launches
+        )
+
+    def _measured_s(self, table: Mapping[int, float], count: Floats, prompts: bool) -> Floats:
+        """Between two points by a straight line; beyond the last one the roofline, scaled to meet it."""
+        numbers, times = np.array(list(table), dtype=float), np.array(list(table.values()))
+        inside = np.interp(count, numbers, times)
+        none = np.zeros_like(count)
+        far, last = np.maximum(count, numbers[-1]), np.full_like(count, numbers[-1])
+        if prompts:
+            growth = self._block_s(far, none, none, none) / self._block_s(last, none, none, none)
+        else:
+            growth = self._block_s(none, none, far, none) / self._block_s(none, none, last, none)
+        return np.asarray(inside * growth)
+
     def _matrices_s(self, rows: Floats) -> Floats:
-        model = self.model
-        flops = 2.0 * rows * (model.attention_matrix_parameters + self._visited(1.0) * model.mlp_matrix_parameters)
-        weights = model.attention_matrix_parameters + self._read_experts(rows) * model.mlp_matrix_parameters
-        return self._roofline_s(flops, weights * self.precision.weight_bytes, GEMM_EFFICIENCY)
+        """The products of one block with its weights: q, k and v; the output; and the MLP, or the experts visited."""
+        model, degree = self.model, self.degree
+        hidden, queries = model.hidden_size, model.num_heads * model.head_dim / degree
+        keys = -(-model.num_kv_heads // degree) * model.head_dim
+        wide = (2 if model.gated_mlp else 1) * model.ffn_size / degree
+        total = self._product_s(rows, hidden, queries + 2 * keys) + self._product_s(rows, queries, hidden)
+        visits, read = rows, np.ones_like(rows)
+        if model.num_experts:
+            share = model.experts_per_token / model.num_experts
+            visits = rows * model.experts_per_token
+            read = model.num_experts * (1.0 - (1.0 - share) ** rows)  # experts that some token visits, on average
+            total = total + self._product_s(rows, hidden, model.num_experts)
+        return (
+            total
+            + self._product_s(visits, hidden, wide, read)
+            + self._product_s(visits, model.ffn_size / degree, hidden, read)
+        )
 
-    def _visited(self, tokens: float) -> float:
-        return tokens * (self.model.experts_per_token if self.model.num_experts else 1)
+    def _product_s(self, rows: Floats, inner: float, outer: float, copies: ArrayLike = 1.0) -> Floats:
+        weight_bytes = inner * outer * self.precision.weight_bytes * np.asarray(copies)
+        return self._processor.matmul_s(rows, inner, outer, weight_bytes, self.precision.activation_bytes)
 
-    def _read_experts(self, rows: Floats) -> Floats:
-        """How many experts' weights a step reads: those that at least one of its tokens visits, on average."""
-        experts = self.model.num_experts
-        if not experts:
-            return np.ones_like(rows)
-        return np.asarray(experts * (1.0 - (1.0 - self.model.experts_per_token / experts) ** rows))
-
-    def _attention_s(self, pairs: Floats, context_tokens: Floats) -> Floats:
-        model = self.model
-        flops = 4.0 * pairs * model.num_heads * model.head_dim
-        arithmetic = flops / self.degree / (self.gpu.flops_per_s(self.precision.dtype) * ATTENTION_EFFICIENCY)
-        read_bytes = context_tokens * self.kv_bytes_per_token / self.blocks
-        return np.asarray(arithmetic + read_bytes / (self.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))
+    def _streams_s(self, rows: Floats) -> Floats:
+        """Both norms with their residuals (read two, write two), the rotation, and the activation of the MLP."""
+        model, degree = self.model, self.degree
+        rotated = 2 * (model.num_heads + model.num_kv_heads * 2) * model.head_dim / degree
+        active = (3 if model.gated_mlp else 2) * model.ffn_size / degree * max(1, model.experts_per_token)
+        values = 8 * model.hidden_size + rotated + active
+        return self._processor.elementwise_s(rows * values * self.precision.activation_bytes)
 
     def _head_s(self, rows: Floats) -> Floats:
-        weights = float(self.model.vocab_size * self.model.hidden_size)
-        weight_bytes = weights * self.precision.activation_bytes
-        return self._roofline_s(2.0 * rows * weights, np.where(rows > 0.0, weight_bytes, 0.0), GEMM_EFFICIENCY)
-
-    def _roofline_s(self, flops: Floats, read_bytes: Floats, efficiency: float) -> Floats:
-        peak = self.gpu.flops_per_s(self.precision.dtype) * efficiency * self.degree
-        return np.maximum(flops / peak, read_bytes / self.degree / (self.gpu.memory_bytes_per_s * MEMORY_EFFICIENCY))
+        width, outer = self.model.embedding_size or self.model.hidden_size, self.model.vocab_size / self.degree
+        size = self.precision.activation_bytes
+        return np.where(rows > 0.0, self._processor.matmul_s(rows, width, outer, width * outer * size, size), 0.0)

@@ -1,0 +1,237 @@
+"""The cheapest chain of stages through pools of GPUs: an exact dynamic programme.
+
+HexGen's recurrence (Jiang et al. 2024, arXiv 2311.11514, section 4): with the GPUs that remain, the layers left and the
+pool of the last stage as its state,
+
+    F(remaining, left, last) = min over pool t, degree k, layers x of F(...) + x · layer_s[t, k] + hop_s[last, t].
+
+GPUs of a pool stand in machines; a stage takes `k` GPUs of one machine. All states in which equally many GPUs are in
+use are worked on at once, and the minimum over x is a sliding one over whole arrays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import minimum_filter1d
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.intp]
+
+TOLERANCE = 1e-9
+
+
+class Option(NamedTuple):
+    """A stage of `degree` GPUs: seconds a layer, and the most layers it may hold by its place in the chain.
+
+    most: in the middle, as the first, as the last, and as the only stage. first_s, last_s: what the first and the last
+    stage take besides.
+    """
+
+    degree: int
+    layer_s: float
+    most: tuple[int, int, int, int]
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+
+class ChainStage(NamedTuple):
+    """A stage of the result: its pool, which option of the pool, and its layers."""
+
+    pool: int
+    option: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The stages in order and what they take together, in seconds."""
+
+    stages: tuple[ChainStage, ...]
+    seconds: float
+
+
+class _Move(NamedTuple):
+    """Taking an option's GPUs from a machine: for each state of all pools the one after it, -1 where there are none."""
+
+    pool: int
+    option: int
+    after: Ints
+
+
+def best_chain(
+    machines: Sequence[Sequence[int]], options: Sequence[Sequence[Option]], hop_s: Floats, layers: int
+) -> Chain | None:
+    """The chain of least time that holds all `layers`; None where there is none.
+
+    machines: per pool, the GPUs of each of its machines; options: per pool. hop_s: (pools, pools), [t, u] from a stage
+    of t to one of u, infinite where that is not allowed.
+    """
+    moves, used = _moves(machines, options)
+    start = int(np.flatnonzero(used == 0)[0])
+    best = np.full((len(used), len(machines), layers + 1), inf)
+    end = _single(options, moves, start, layers)
+    for move in moves:
+        if move.after[start] >= 0:
+            option = options[move.pool][move.option]
+            held = np.arange(1, min(option.most[1], layers) + 1)
+            row = best[move.after[start], move.pool]
+            row[held] = np.minimum(row[held], held * option.layer_s + option.first_s)
+    for count in range(1, int(used.max()) + 1):
+        states = np.flatnonzero(used == count)
+        if states.size == 0 or not np.isfinite(best[states]).any():
+            continue
+        for pool in range(len(machines)):
+            mine = [move for move in moves if move.pool == pool]
+            if not any((move.after[states] >= 0).any() for move in mine):
+                continue
+            before = (best[states] + hop_s[None, :, pool, None]).min(axis=1)
+            for move in mine:
+                rows = np.flatnonzero(move.after[states] >= 0)
+                if rows.size:
+                    end = min(end, _ending(before, states, rows, move, options[pool][move.option], layers))
+                    _go_on(best, before[rows], move.after[states[rows]], pool, options[pool][move.option])
+    if end[0] == inf:
+        return None
+    return _traced(best, end, moves, options, hop_s, layers)
+
+
+_End = tuple[float, int, int, int, int]  # seconds, state before the last stage, pool, option, layers of the last stage
+
+
+def _single(options: Sequence[Sequence[Option]], moves: Sequence[_Move], start: int, layers: int) -> _End:
+    """The best chain of one stage."""
+    end: _End = (inf, -1, -1, -1, 0)
+    for move in moves:
+        option = options[move.pool][move.option]
+        if move.after[start] >= 0 and option.most[3] >= layers:
+            seconds = layers * option.layer_s + option.first_s + option.last_s
+            end = min(end, (seconds, start, move.pool, move.option, layers))
+    return end
+
+
+def _ending(before: Floats, states: Ints, rows: Ints, move: _Move, option: Option, layers: int) -> _End:
+    """The best chain that ends with this move from one of these states."""
+    most = min(option.most[2], layers - 1)
+    if most < 1:
+        return inf, -1, -1, -1, 0
+    held = np.arange(1, most + 1)
+    totals = before[rows][:, layers - held] + held * option.layer_s + option.last_s
+    row, x = divmod(int(totals.argmin()), most)
+    return float(totals[row, x]), int(states[rows[row]]), move.pool, move.option, x + 1
+
+
+def _go_on(best: Floats, before: Floats, after: Ints, pool: int, option: Option) -> None:
+    """Lower `best` by a stage in the middle: new[l] = min over 1 <= x <= most of before[l - x] + x · layer_s."""
+    most = min(option.most[0], before.shape[1] - 1)
+    if most < 1:
+        return
+    slope = np.arange(before.shape[1]) * option.layer_s
+    # A window over [l - most, l - 1], which the filter wants as a size and the shift of its centre.
+    lowest = minimum_filter1d(before - slope, size=most, axis=1, mode="constant", cval=inf, origin=most - 1 - most // 2)
+    shifted = np.full_like(before, inf)
+    shifted[:, 1:] = lowest[:, :-1]
+    best[after, pool] = np.minimum(best[after, pool], shifted + slope)
+
+
+def _traced(
+    best: Floats,
+    end: _End,
+    moves: Sequence[_Move],
+    options: Sequence[Sequence[Option]],
+    hop_s: Floats,
+    layers: int,
+) -> Chain:
+    """The stages, from the last one back: at each state the stage before is one whose time adds up."""
+    seconds, state, pool, option, held = end
+    stages = [ChainStage(pool, option, held)]
+    done = layers - held
+    while done:
+        last = int(np.argmin(best[state, :, done] + hop_s[:, pool]))
+        wanted = best[state, last, done]
+        found = _stage_before(best, moves, options, hop_s, (state, last, done), wanted)
+        stages.append(ChainStage(last, found[1], found[2]))
+        state, pool, done = found[0], last, done - found[2]
+    return Chain(tuple(reversed(stages)), seconds)
+
+
+def _stage_before(
+    best: Floats,
+    moves: Sequence[_Move],
+    options: Sequence[Sequence[Option]],
+    hop_s: Floats,
+    at: tuple[int, int, int],
+    wanted: float,
+) -> tuple[int, int, int]:
+    """(state before, option, layers) of the stage with which `at` = (state, its pool, layers done) was reached."""
+    state, pool, done = at
+    found, off = (-1, -1, 0), inf
+    for move in moves:
+        if move.pool != pool:
+            continue
+        option = options[pool][move.option]
+        for before in np.flatnonzero(move.after == state):
+            ways = (best[before] + hop_s[:, pool, None]).min(axis=0)
+            most = min(option.most[0], done - 1)
+            if most >= 1:
+                held = np.arange(1, most + 1)
+                misses = np.abs(ways[done - held] + held * option.layer_s - wanted)
+                k = int(misses.argmin())
+                if misses[k] < off:
+                    found, off = (int(before), move.option, k + 1), float(misses[k])
+            alone = abs(done * option.layer_s + option.first_s - wanted)
+            if before == 0 and done <= option.most[1] and alone < off:
+                found, off = (0, move.option, done), alone
+    if not off <= TOLERANCE * max(1.0, abs(wanted)):
+        raise AssertionError("a chain's stages do not add up to its time")
+    return found
+
+
+def _moves(machines: Sequence[Sequence[int]], options: Sequence[Sequence[Option]]) -> tuple[list[_Move], Ints]:
+    """All moves, and the number of GPUs in use in each state; state 0 is the one where none is.
+
+    A pool's state is the sorted numbers of GPUs left in its machines; a state of all pools is one of each.
+    """
+    single = [
+        _pool_moves(counts, [option.degree for option in choices])
+        for counts, choices in zip(machines, options, strict=True)
+    ]
+    sizes = [len(used) for _, used in single]
+    total = int(np.prod(sizes))
+    places = np.array(np.unravel_index(np.arange(total), sizes))
+    used = sum(np.asarray(pool_used)[places[pool]] for pool, (_, pool_used) in enumerate(single))
+    moves = []
+    strides = [int(np.prod(sizes[pool + 1 :])) for pool in range(len(sizes))]
+    for pool, (pool_moves, _) in enumerate(single):
+        for option, step in pool_moves:
+            to = step[places[pool]]
+            after = np.where(to >= 0, np.arange(total) + (to - places[pool]) * strides[pool], -1)
+            moves.append(_Move(pool, option, after))
+    return moves, np.asarray(used)
+
+
+def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tuple[int, Ints]], list[int]]:
+    """(option, state after each state) by the machine taken from, and the GPUs in use in each state."""
+    first = tuple(sorted(counts))
+    states, queue = {first: 0}, [first]
+    steps: dict[tuple[int, int], dict[int, int]] = {}
+    for state in queue:
+        for option, degree in enumerate(degrees):
+            for left in {left for left in state if left >= degree}:
+                rest = list(state)
+                rest.remove(left)
+                after = tuple(sorted([*rest, left - degree]))
+                if after not in states:
+                    states[after] = len(states)
+                    queue.append(after)
+                steps.setdefault((option, left), {})[states[state]] = states[after]
+    moves = []
+    for (option, _), pairs in steps.items():
+        step = np.full(len(states), -1, dtype=np.intp)
+        step[list(pairs)] = list(pairs.values())
+        moves.append((option, step))
+    whole = sum(first)
+    return moves, [whole - sum(state) for state in states]
