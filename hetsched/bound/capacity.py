@@ -1,7 +1,7 @@
 """How many micro-batches pipelines can do that share the speed of a cluster (7 of `roofline`)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, product
 
 import numpy as np
@@ -10,7 +10,21 @@ from numpy.typing import NDArray
 from hetsched.bound.speeds import SpeedLevel
 from hetsched.cluster import Floats
 
-PRICES = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # of what a block a second brings where links are free
+PRICES = (
+    0.0,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.9,
+    0.95,
+    1.0,
+)  # of what a block a second brings where links are free
 SLACK = 1e-9
 
 
@@ -49,18 +63,25 @@ def _corners(lines: list[Line], cap: Floats, low: Floats, high: Floats) -> Itera
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """Pipelines of one kind: each does at most the least of `lines` and of cap, (n, S); -inf where there are none."""
+    """Pipelines of one kind: each does at most the least of `lines` and of cap, (n, S); -inf where there are none.
+
+    team: blocks a second of its fastest team; waste: more speed that its devices have; leaves: whether it uses devices
+    that not all pipelines keep to.
+    """
 
     lines: list[Line]
     cap: Floats
+    team: float
+    waste: float
+    leaves: bool
 
     def of(self, at: NDArray[np.intp]) -> "Kind":
         """The same for some numbers of pipelines."""
-        return Kind([Line(line.start[at], line.slope[at]) for line in self.lines], self.cap[at])
+        return replace(self, lines=[Line(line.start[at], line.slope[at]) for line in self.lines], cap=self.cap[at])
 
     def under(self, cap: Floats) -> "Kind":
         """The same with a lower cap."""
-        return Kind(self.lines, np.minimum(self.cap, cap))
+        return replace(self, cap=np.minimum(self.cap, cap))
 
 
 def can_do(
@@ -68,27 +89,31 @@ def can_do(
     stages: Floats,
     level: SpeedLevel,
     replicas: Floats,
-    wanted: Floats,
+    wanted: float,
     inside: Floats | None,
     single: bool,
 ) -> NDArray[np.bool_]:
     """(n,): whether so many pipelines (`replicas`), each of one of the kinds, can do the micro-batches `wanted`.
 
-    stages: (S,). The speeds of all add up to that of all devices at most, so every price x for speed says how many they
-    can do: x · the speed of all + replicas · the most that one does less what its speed costs (weak duality). Where
-    there are two kinds, the first keep to devices whose speeds add up to `inside`, (n,), and may pay more for them:
-    y - x for what those devices have, if the first pay y >= x, and the second x. single: some pipeline of the first
-    kind has one stage.
+    stages: (S,). The speeds of all, with what they waste, add up to that of all devices at most, so every price x for
+    speed says how many they can do: x · the speed of all + replicas · the most that one does less what its speed costs
+    (weak duality). Where some kinds leave a part, the others keep to devices whose speeds add up to `inside`, (n,),
+    and may pay more for them: y - x for what those devices have, if they pay y >= x, and those that leave x. single:
+    some pipeline that does not leave has one stage.
     """
-    low, high = level.slowest * stages[None, :], level.team * stages[None, :]
+    low = level.slowest * stages[None, :]
     every = float(level.device.sum())
     usual = np.clip(every / replicas / level.team, stages.min(), stages.max())
     column = np.minimum(np.searchsorted(stages, usual), len(stages) - 1)
     slope = kinds[0].lines[0].slope
     gain = np.broadcast_to(slope, kinds[0].cap.shape)[np.arange(len(replicas)), column]
-    corners = [list(_corners(kind.lines, kind.cap, low, high)) for kind in kinds]
     prices = [share * gain for share in PRICES]
-    best = [[_best(mine, price) for price in prices] for mine in corners]
+    groups = [
+        [kind for kind in kinds if kind.leaves == leaves]
+        for leaves in ((False, True) if inside is not None else (False,))
+    ]
+    corners = [_corners_of(group, low, stages) for group in groups]
+    best = [[(count - price[:, None] * speed).max(axis=(0, 2)) for price in prices] for speed, count in corners]
     most = np.full(len(replicas), np.inf)
     if inside is None:
         for price, count in zip(prices, best[0], strict=True):
@@ -100,13 +125,15 @@ def can_do(
                 most = np.minimum(most, price * every + (more - price) * inside + replicas * count)
     enough: NDArray[np.bool_] = most >= wanted * (1 - SLACK)
     if single:
-        enough &= np.max([count[:, stages == 1].max(axis=1) for _, count in corners[0]], axis=0) >= 1 - SLACK
+        enough &= corners[0][1][:, :, stages == 1].max(axis=(0, 2)) >= 1 - SLACK
     return enough
 
 
-def _best(corners: Sequence[tuple[Floats, Floats]], price: Floats) -> Floats:
-    """(n,): the most micro-batches that a pipeline does, less the price of its speed."""
-    most = np.full(len(price), -np.inf)
-    for speed, count in corners:
-        most = np.maximum(most, (count - price[:, None] * speed).max(axis=1))
-    return most
+def _corners_of(kinds: Sequence[Kind], low: Floats, stages: Floats) -> tuple[Floats, Floats]:
+    """(corners, n, S): speeds with what is wasted, and micro-batches, of all corners of these kinds."""
+    found = [
+        (np.broadcast_to(speed, count.shape) + kind.waste, count)
+        for kind in kinds
+        for speed, count in _corners(kind.lines, kind.cap, low, kind.team * stages[None, :])
+    ]
+    return np.stack([speed for speed, _ in found]), np.stack([count for _, count in found])

@@ -90,7 +90,6 @@ class Cell:
         self.block_bytes = model.block_parameters * each
         self.all_bytes = (model.parameters - model.tied_parameters) * each
         self.tied_bytes = model.tied_parameters * each
-        self.times = Blocks(self.blocks, 1 / level.team, level.forward_s, level.backward_s, level.first, level.last)
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
         self.parts = [
             Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
@@ -102,8 +101,15 @@ class Cell:
         """Computing alone, by all devices."""
         return self.micro_batches * self.blocks / float(self.level.device.sum())
 
+    def blocks_of(self, team: float) -> Blocks:
+        """Blocks where the fastest team does so many a second."""
+        level = self.level
+        return Blocks(self.blocks, 1 / team, level.forward_s, level.backward_s, level.first, level.last)
+
     def possible(self, end_s: float, among: Flags, rounds: bool) -> Flags:
         """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
+        if end_s < self.least_s * (1 - SLACK):
+            return np.zeros_like(among)
         for parts in self.parts:
             left = np.zeros_like(among)
             for local in parts.cases(self.blocks):
@@ -152,11 +158,13 @@ class Cell:
         if local == 1 and parts.several:
             ways.append(np.minimum(np.maximum(least, 1 + home), stages - 1))
             inside = parts.fastest(replicas, 1)[0]
-        wanted = np.full(len(at), float(self.micro_batches))
-        kinds = [self._kind(parts, end_s, at, spread, single, tied_s, crossing) for crossing in ways]
-        if inside is not None:
-            kinds[1].cap[:, stages == 1] = -np.inf
-        found = can_do(kinds, stages, self.level, replicas, wanted, inside, single)
+        level, wanted = self.level, float(self.micro_batches)
+        kinds = [
+            self._kind(parts, end_s, at, spread, single, tied_s, (crossing, leaves > 0, *team))
+            for leaves, crossing in enumerate(ways)
+            for team in level.tops
+        ]
+        found = can_do(kinds, stages, level, replicas, wanted, inside, single)
         if rounds and self.options.schedule == "1f1b" and found.any():
             todo = np.flatnonzero(found)
             reductions = Reductions(
@@ -168,13 +176,19 @@ class Cell:
             kinds = [
                 kind.of(todo).under(
                     most_in_rounds(
-                        end_s, self.times, stages, crossing, (parts.near, parts.far), reductions, self.micro_batches
+                        end_s,
+                        self.blocks_of(kind.team),
+                        stages,
+                        ways[kind.leaves],
+                        (parts.near, parts.far),
+                        reductions,
+                        self.micro_batches,
                     )
                 )
-                for kind, crossing in zip(kinds, ways, strict=True)
+                for kind in kinds
             ]
             inside = None if inside is None else inside[todo]
-            found[todo] = can_do(kinds, stages, self.level, replicas[todo], wanted[todo], inside, single)
+            found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, inside, single)
         return found
 
     def _kind(
@@ -185,9 +199,10 @@ class Cell:
         spread: Spread,
         single: bool,
         tied_s: Floats,
-        crossing: Floats,
+        kind: tuple[Floats, bool, float, float],
     ) -> Kind:
-        """What one pipeline can do by 3 and 5 that goes across so often; crossing: (S,)."""
+        """What one pipeline can do by 3 and 5; kind: how often it goes across, (S,), and the rest of a Kind."""
+        crossing, leaves, team, waste = kind
         level, stages = self.level, self.stages[None, :]
         slow, near, far = level.slowest, parts.near, parts.far
         there = near.forward_s * (stages - 1) + (far.forward_s - near.forward_s) * crossing
@@ -211,7 +226,7 @@ class Cell:
         after_s = after_s + np.broadcast_to(self.blocks * level.update_s / peers, (len(at),))[:, None]
         least_s = (spread.stage_s + parts.local_per_byte[at] * self.block_bytes)[:, None]
         last_s = np.where(stages > 1, least_s, reduce_s) + tied
-        round_s = work / level.team + there + back
+        round_s = work / team + there + back
         lines = [Line(-(slow * after_s + once) / each, end_s / each), Line(0 * each, (end_s - last_s) / each)]
         cap = self.most_micro_batches[at]
         if self.options.schedule == "gpipe":
@@ -222,7 +237,9 @@ class Cell:
             cap = np.minimum(cap, np.where((stages > 1) & (busy_s > 0), linked, np.inf))
         usable = (stages > spread.local - 1) & (stages >= self.fewest_stages[at][:, None])
         usable = usable & ((stages > 1) | single) & (end_s - last_s >= round_s * (1 - SLACK))
-        return Kind(lines, np.where(usable, cap, -np.inf))
+        if leaves:
+            usable = usable & (stages > 1)
+        return Kind(lines, np.where(usable, cap, -np.inf), team, waste, leaves)
 
     def _spread(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int) -> Spread:
         """What 6 says of `local` parts."""
