@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, product
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,15 +65,15 @@ def _corners(lines: list[Line], cap: Floats, low: Floats, high: Floats) -> Itera
 class Kind:
     """Pipelines of one kind: each does at most the least of `lines` and of cap, (n, S); -inf where there are none.
 
-    team: blocks a second of its fastest team; waste: more speed that its devices have; leaves: whether it uses devices
-    that not all pipelines keep to.
+    team: blocks a second of its fastest team; waste: more speed that its devices have; nest: the smallest of some
+    nested parts of the cluster that it keeps to, by number from the innermost.
     """
 
     lines: list[Line]
     cap: Floats
     team: float
     waste: float
-    leaves: bool
+    nest: int
 
     def of(self, at: NDArray[np.intp]) -> "Kind":
         """The same for some numbers of pipelines."""
@@ -90,16 +90,16 @@ def can_do(
     level: SpeedLevel,
     replicas: Floats,
     wanted: float,
-    inside: Floats | None,
+    nests: Sequence[Floats],
     single: bool,
 ) -> NDArray[np.bool_]:
     """(n,): whether so many pipelines (`replicas`), each of one of the kinds, can do the micro-batches `wanted`.
 
     stages: (S,). The speeds of all, with what they waste, add up to that of all devices at most, so every price x for
     speed says how many they can do: x · the speed of all + replicas · the most that one does less what its speed costs
-    (weak duality). Where some kinds leave a part, the others keep to devices whose speeds add up to `inside`, (n,),
-    and may pay more for them: y - x for what those devices have, if they pay y >= x, and those that leave x. single:
-    some pipeline that does not leave has one stage.
+    (weak duality). Kinds that keep to nested parts, with devices whose speeds add up to `nests`, each (n,), may pay
+    more the further inside: besides the outermost price for all devices that is, for those of each part, what its price
+    is more than the next one's. single: some pipeline of the innermost kinds has one stage.
     """
     low = level.slowest * stages[None, :]
     every = float(level.device.sum())
@@ -108,21 +108,17 @@ def can_do(
     slope = kinds[0].lines[0].slope
     gain = np.broadcast_to(slope, kinds[0].cap.shape)[np.arange(len(replicas)), column]
     prices = [share * gain for share in PRICES]
-    groups = [
-        [kind for kind in kinds if kind.leaves == leaves]
-        for leaves in ((False, True) if inside is not None else (False,))
-    ]
+    groups = [[kind for kind in kinds if kind.nest == nest] for nest in range(len(nests) + 1)]
     corners = [_corners_of(group, low, stages) for group in groups]
     best = [[(count - price[:, None] * speed).max(axis=(0, 2)) for price in prices] for speed, count in corners]
     most = np.full(len(replicas), np.inf)
-    if inside is None:
-        for price, count in zip(prices, best[0], strict=True):
-            most = np.minimum(most, price * every + replicas * count)
-    else:
-        for (k, more), (j, price) in product(enumerate(prices), enumerate(prices)):
-            if j <= k:
-                count = np.maximum(best[0][k], best[1][j])
-                most = np.minimum(most, price * every + (more - price) * inside + replicas * count)
+    for chain in combinations_with_replacement(range(len(prices)), len(groups)):
+        falling = chain[::-1]
+        paid, count = prices[falling[-1]] * every, best[0][falling[0]]
+        for nest, speed in enumerate(nests):
+            paid = paid + (prices[falling[nest]] - prices[falling[nest + 1]]) * speed
+            count = np.maximum(count, best[nest + 1][falling[nest + 1]])
+        most = np.minimum(most, paid + replicas * count)
     enough: NDArray[np.bool_] = most >= wanted * (1 - SLACK)
     if single:
         enough &= corners[0][1][:, :, stages == 1].max(axis=(0, 2)) >= 1 - SLACK

@@ -4,14 +4,14 @@ The proofs, with the numbers that stand here, are in `roofline`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hetsched.bound.capacity import SLACK, Kind, Line, can_do
-from hetsched.bound.links import Reach
+from hetsched.bound.links import Hop, Reach
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
@@ -41,6 +41,18 @@ class Spread:
     ends_per_byte: Floats
     allowed: Flags
 
+    def or_else(self, other: "Spread") -> "Spread":
+        """The same with the seconds of a coarser division where all-reduces take more by it."""
+        more = other.least_per_byte > self.per_byte
+        return replace(
+            self,
+            stage_s=np.where(more, other.stage_s, self.stage_s),
+            per_byte=np.where(more, other.per_byte, self.per_byte),
+            least_per_byte=np.where(more, other.least_per_byte, self.least_per_byte),
+            ends_per_byte=np.where(more, other.ends_per_byte, self.ends_per_byte),
+            allowed=self.allowed & other.allowed,
+        )
+
     def of(self, at: NDArray[np.intp]) -> "Spread":
         """The same for some numbers of pipelines."""
         return Spread(
@@ -51,6 +63,18 @@ class Spread:
             self.ends_per_byte[at],
             self.allowed[at],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pipelines go across parts: at least so often, (S,); the hops inside a part and across."""
+
+    crossing: Floats
+    near: Hop
+    far: Hop
+
+
+Outer = tuple[Parts, int]  # a coarser division, and how many of its parts have local blocks
 
 
 class Cell:
@@ -95,6 +119,8 @@ class Cell:
             Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
             for reach in (divisions if len(self.replicas) else ())
         ]
+        grouped = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
+        self.outers = grouped
 
     @property
     def least_s(self) -> float:
@@ -111,17 +137,38 @@ class Cell:
         if end_s < self.least_s * (1 - SLACK):
             return np.zeros_like(among)
         for parts in self.parts:
+            among = self._any_case(parts, end_s, among, rounds)
+        for outer in self.outers if rounds else ():
             left = np.zeros_like(among)
-            for local in parts.cases(self.blocks):
+            for local in outer.cases(self.blocks):
                 at = np.flatnonzero(among & ~left)
-                if len(at):
-                    left[at] = self._case(parts, end_s, at, local, rounds)
+                both = np.zeros_like(among)
+                both[at] = self._case(outer, end_s, at, local, rounds)
+                left |= self._any_case(self.parts[0], end_s, both, rounds, (outer, local))
             among = left
         return among
 
-    def _case(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int, rounds: bool) -> Flags:
-        """(len(at),): the same where `local` parts have local blocks."""
+    def _any_case(self, parts: Parts, end_s: float, among: Flags, rounds: bool, outer: Outer | None = None) -> Flags:
+        left = np.zeros_like(among)
+        for local in parts.cases(self.blocks):
+            at = np.flatnonzero(among & ~left)
+            if len(at):
+                left[at] = self._case(parts, end_s, at, local, rounds, outer)
+        return left
+
+    def _case(
+        self,
+        parts: Parts,
+        end_s: float,
+        at: NDArray[np.intp],
+        local: int,
+        rounds: bool,
+        outer: Outer | None = None,
+    ) -> Flags:
+        """(len(at),): the same where `local` parts have local blocks; and so many of a coarser division's."""
         spread = self._spread(parts, end_s, at, local)
+        if outer is not None:
+            spread = spread.or_else(self._spread(outer[0], end_s, at, outer[1]))
         found = np.zeros(len(at), dtype=np.bool_)
         for single, home in product((False, True), (False, True)):
             tied_s = parts.tied_s[single, home][at]
@@ -134,10 +181,25 @@ class Cell:
                 continue
             todo = np.flatnonzero(~found & spread.allowed & np.isfinite(tied_s))
             if len(todo):
-                found[todo] = self._with_tied(
-                    parts, end_s, at[todo], spread.of(todo), (single, away), tied_s[todo], rounds
-                )
+                tied = single, away, tied_s[todo]
+                found[todo] = self._with_tied(parts, end_s, at[todo], spread.of(todo), tied, rounds, outer)
         return found
+
+    def _ways(
+        self, parts: Parts, at: NDArray[np.intp], local: int, home: bool, outer: Outer | None
+    ) -> tuple[list[Way], list[Floats]]:
+        """How pipelines go across; and by 6 (K = 1), from the inside, what nested parts have that some keep to."""
+        stages, replicas = self.stages, self.replicas[at]
+        visits = local if home and local > 1 else local - 1
+        least = np.minimum(np.maximum(np.ceil(stages / parts.largest) - 1, max(visits, 0)), stages - 1)
+        ways, nests = [Way(least, parts.near, parts.far)], []
+        if local == 1 and parts.several:
+            ways.append(Way(np.minimum(np.maximum(least, 1 + home), stages - 1), parts.near, parts.far))
+            nests.append(parts.fastest(replicas, 1)[0])
+        if outer is not None and outer[1] == 1:
+            ways.append(Way(np.minimum(1.0 + home, stages - 1), parts.near, outer[0].far))
+            nests.append(outer[0].fastest(replicas, 1)[0])
+        return ways, nests
 
     def _with_tied(
         self,
@@ -145,26 +207,20 @@ class Cell:
         end_s: float,
         at: NDArray[np.intp],
         spread: Spread,
-        shape: tuple[bool, bool],
-        tied_s: Floats,
+        tied: tuple[bool, bool, Floats],
         rounds: bool,
+        outer: Outer | None,
     ) -> Flags:
         """(len(at),): the same where (some pipeline has one stage, all begin and end in one part), or not."""
-        single, home = shape
-        local, replicas, stages = spread.local, self.replicas[at], self.stages
-        visits = local if home and local > 1 else local - 1
-        least = np.minimum(np.maximum(np.ceil(stages / parts.largest) - 1, max(visits, 0)), stages - 1)
-        ways, inside = [least], None  # how often pipelines go across
-        if local == 1 and parts.several:
-            ways.append(np.minimum(np.maximum(least, 1 + home), stages - 1))
-            inside = parts.fastest(replicas, 1)[0]
-        level, wanted = self.level, float(self.micro_batches)
+        single, home, tied_s = tied
+        replicas, stages, level, wanted = self.replicas[at], self.stages, self.level, float(self.micro_batches)
+        ways, nests = self._ways(parts, at, spread.local, home, outer)
         kinds = [
-            self._kind(parts, end_s, at, spread, single, tied_s, (crossing, leaves > 0, *team))
-            for leaves, crossing in enumerate(ways)
+            self._kind(parts, end_s, at, spread, (single, tied_s), way, (*team, nest))
+            for nest, way in enumerate(ways)
             for team in level.tops
         ]
-        found = can_do(kinds, stages, level, replicas, wanted, inside, single)
+        found = can_do(kinds, stages, level, replicas, wanted, nests, single)
         if rounds and self.options.schedule == "1f1b" and found.any():
             todo = np.flatnonzero(found)
             reductions = Reductions(
@@ -179,16 +235,16 @@ class Cell:
                         end_s,
                         self.blocks_of(kind.team),
                         stages,
-                        ways[kind.leaves],
-                        (parts.near, parts.far),
+                        ways[kind.nest].crossing,
+                        (ways[kind.nest].near, ways[kind.nest].far),
                         reductions,
                         self.micro_batches,
                     )
                 )
                 for kind in kinds
             ]
-            inside = None if inside is None else inside[todo]
-            found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, inside, single)
+            nests = [nest[todo] for nest in nests]
+            found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, nests, single)
         return found
 
     def _kind(
@@ -197,14 +253,14 @@ class Cell:
         end_s: float,
         at: NDArray[np.intp],
         spread: Spread,
-        single: bool,
-        tied_s: Floats,
-        kind: tuple[Floats, bool, float, float],
+        tied: tuple[bool, Floats],
+        way: Way,
+        kind: tuple[float, float, int],
     ) -> Kind:
-        """What one pipeline can do by 3 and 5; kind: how often it goes across, (S,), and the rest of a Kind."""
-        crossing, leaves, team, waste = kind
+        """What one pipeline can do by 3 and 5 that goes across so; tied: if one may have one stage, and seconds."""
+        (single, tied_s), (team, waste, nest) = tied, kind
         level, stages = self.level, self.stages[None, :]
-        slow, near, far = level.slowest, parts.near, parts.far
+        slow, near, far, crossing = level.slowest, way.near, way.far, way.crossing
         there = near.forward_s * (stages - 1) + (far.forward_s - near.forward_s) * crossing
         back = near.backward_s * (stages - 1) + (far.backward_s - near.backward_s) * crossing
         positions = near.backward_s * stages * (stages - 1) / 2
@@ -221,11 +277,10 @@ class Cell:
         volume = volume + spread.ends_per_byte * (self.all_bytes - self.block_bytes * self.blocks)
         peers = self.replicas[at] if self.options.zero else 1.0
         reduce_s = stages * spread.stage_s[:, None] + volume[:, None]
-        tied = tied_s[:, None]
-        after_s = reduce_s + np.where(stages > 1, 2, 1) * tied
+        after_s = reduce_s + np.where(stages > 1, 2, 1) * tied_s[:, None]
         after_s = after_s + np.broadcast_to(self.blocks * level.update_s / peers, (len(at),))[:, None]
         least_s = (spread.stage_s + parts.local_per_byte[at] * self.block_bytes)[:, None]
-        last_s = np.where(stages > 1, least_s, reduce_s) + tied
+        last_s = np.where(stages > 1, least_s, reduce_s) + tied_s[:, None]
         round_s = work / team + there + back
         lines = [Line(-(slow * after_s + once) / each, end_s / each), Line(0 * each, (end_s - last_s) / each)]
         cap = self.most_micro_batches[at]
@@ -237,9 +292,9 @@ class Cell:
             cap = np.minimum(cap, np.where((stages > 1) & (busy_s > 0), linked, np.inf))
         usable = (stages > spread.local - 1) & (stages >= self.fewest_stages[at][:, None])
         usable = usable & ((stages > 1) | single) & (end_s - last_s >= round_s * (1 - SLACK))
-        if leaves:
+        if nest:
             usable = usable & (stages > 1)
-        return Kind(lines, np.where(usable, cap, -np.inf), team, waste, leaves)
+        return Kind(lines, np.where(usable, cap, -np.inf), team, waste, nest)
 
     def _spread(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int) -> Spread:
         """What 6 says of `local` parts."""

@@ -61,7 +61,8 @@ from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
 ACCURACY = 1e-3
-GROWTH = 1.5
+ROUGHLY = 0.02  # with lines alone
+GROWTH = 1.15
 LONGEST_S = 1e12
 
 Choice = tuple[Cell, Flags]  # a cell, and which of its numbers of pipelines
@@ -92,7 +93,7 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
     if not cells:
         return np.inf, "no plan fits the memory"
     least = min(cell.least_s for cell, _ in cells) * (1 - SLACK)
-    low, left = _least_s(cells, least, rounds=False)
+    low, left = _least_s(cells, least, np.inf, rounds=False)
     if not left:
         return np.inf, "no plan of this shape fits"
     first = [cell for cell, _ in left]
@@ -102,21 +103,26 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
         if bound_s < np.inf:
             at = _possible(at, bound_s * (1 - ACCURACY), rounds=True)
         if at:
-            found_s, left = _least_s(at, low, rounds=True)
+            found_s, left = _least_s(at, low, bound_s, rounds=True)
             if left and found_s < bound_s:
                 bound_s, binding = found_s, left
     return bound_s, _because(binding, bound_s, least)
 
 
-def _least_s(cells: list[Choice], low: float, rounds: bool) -> tuple[float, list[Choice]]:
-    """Seconds, `low` or more, by which no plan of these cells ends, and the cells that may soon after; if any ever."""
-    high = low * GROWTH
-    while not (found := _possible(cells, high, rounds)):
-        low, high = high, high * GROWTH
-        if high > LONGEST_S:
-            return np.inf, []
-    left = found
-    while high > low * (1 + ACCURACY):
+def _least_s(cells: list[Choice], low: float, most: float, rounds: bool) -> tuple[float, list[Choice]]:
+    """Seconds, `low` or more, by which no plan of these cells ends, and the cells that may soon after; if any ever.
+
+    most: they may by then, where it is finite.
+    """
+    accuracy, left, high = ACCURACY if rounds else ROUGHLY, cells, most
+    if most == np.inf:
+        step, high = GROWTH, low * GROWTH
+        while not (left := _possible(cells, high, rounds)):
+            step *= GROWTH
+            low, high = high, high * step
+            if high > LONGEST_S:
+                return np.inf, []
+    while high > low * (1 + accuracy):
         middle = (low + high) / 2
         if found := _possible(left, middle, rounds):
             left, high = found, middle

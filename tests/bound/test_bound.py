@@ -175,8 +175,8 @@ BUNDLED = {
     ("home-office", "opt-1.3b", "bf16"): 0.8,
     ("home-office", "llama-2-7b", "bf16"): 0.8,
     ("gh200-32-nodes", "opt-350m-s", "fp32"): 0.5,
-    ("dtfm-universities", "gpt3-xl", "bf16"): 0.4,
-    ("dtfm-regional", "gpt3-xl", "bf16"): 0.4,
+    ("dtfm-universities", "gpt3-xl", "bf16"): 0.5,
+    ("dtfm-regional", "gpt3-xl", "bf16"): 0.5,
 }
 
 

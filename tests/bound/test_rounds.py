@@ -47,11 +47,13 @@ def least_s(blocks: Blocks, depth: int, ahead: int, hops: tuple[Hop, Hop], reduc
 def test_no_split_does_more(seed: int) -> None:
     rng = np.random.default_rng(seed)
     forward_s, backward_s = float(rng.uniform(0.5, 1)), float(rng.uniform(1, 2))
-    blocks = Blocks(BLOCKS, forward_s + backward_s, forward_s, backward_s, *rng.uniform(0, 2, 2).tolist())
-    near = Hop(*rng.uniform(0, rng.choice([0.5, 5]), 2).tolist(), 0.0)
-    far = Hop(near.forward_s + float(rng.uniform(0, 5)), near.backward_s + float(rng.uniform(0, 5)), 0.0)
-    zero = np.zeros(1)
-    reductions = Reductions(*(rng.uniform(0, rng.choice([1, 20]), 1) for _ in range(2)), zero, rng.uniform(0, 9, 1))
+    first, last = rng.uniform(0, 2, 2).tolist()
+    blocks = Blocks(BLOCKS, forward_s + backward_s, forward_s, backward_s, first, last)
+    hop_s = rng.uniform(0, rng.choice([0.5, 5]), 2)
+    far_s = hop_s + rng.uniform(0, 5, 2)
+    near, far = (Hop(float(there), float(back), 0.0) for there, back in (hop_s, far_s))
+    stage_s, block_s = rng.uniform(0, rng.choice([1, 20]), (2, 1))
+    reductions = Reductions(stage_s, block_s, np.zeros(1), rng.uniform(0, 9, 1))
     for depth, count in product((1, 2, 3, 5), (1, 2, 4, 7, 12)):
         ahead = int(rng.integers(depth))
         args = blocks, np.array([float(depth)]), np.array([float(ahead)]), (near, far)
@@ -66,17 +68,17 @@ def test_shares_of_speed(seed: int) -> None:
     rng = np.random.default_rng(seed)
     stages, every, replicas, team = np.array([1.0, 2.0, 3.0]), 12.0, 3, 2.5
     level = SpeedLevel(1.0, np.full(6, every / 6), np.ones(6), team, 0.1, 0.1, 0.0, 0.0, 0.0, ((team, 0.0),))
-    inside = float(rng.uniform(2, 10))
+    inside = np.sort(rng.uniform(2, 10, 2))
 
-    def kind(leaves: bool) -> Kind:
+    def kind(nest: int) -> Kind:
         lines = [
             Line(rng.uniform(-2, 1, (1, 3)), rng.uniform(0.5, 2, (1, 3))),
             Line(np.zeros((1, 3)), rng.uniform(0.5, 2, (1, 3))),
         ]
-        return Kind(lines, rng.uniform(1, 8, (1, 3)), team, float(rng.uniform(0, 1)), leaves)
+        return Kind(lines, rng.uniform(1, 8, (1, 3)), team, float(rng.uniform(0, 1)), nest)
 
-    kinds = [kind(False), replace(kind(True), waste=0.0)]
-    choices = []  # speed with waste, whether it leaves, micro-batches
+    kinds = [kind(0), replace(kind(1), waste=0.0), kind(2)]
+    choices = []  # speed with waste, nest, micro-batches
     for one in kinds:
         for column, depth in enumerate(stages):
             for speed in np.linspace(depth, team * depth, 9):
@@ -84,16 +86,17 @@ def test_shares_of_speed(seed: int) -> None:
                     one.cap[0, column], *(float(line.at(np.full((1, 3), speed))[0, column]) for line in one.lines)
                 )
                 if count >= 1:
-                    choices.append((speed + one.waste, one.leaves, count))
+                    choices.append((speed + one.waste, one.nest, count))
     most = max(
         (
             sum(count for *_, count in chosen)
             for chosen in combinations_with_replacement(choices, replicas)
             if sum(speed for speed, *_ in chosen) <= every
-            and sum(speed for speed, leaves, _ in chosen if not leaves) <= inside
+            and sum(speed for speed, nest, _ in chosen if nest < 1) <= inside[0]
+            and sum(speed for speed, nest, _ in chosen if nest < 2) <= inside[1]
         ),
         default=0.0,
     )
     args = kinds, stages, level, np.array([float(replicas)])
-    assert most == 0 or can_do(*args, most, np.array([inside]), False)[0]
-    assert not can_do(*args, 25.0, np.array([inside]), False)[0]  # more than all caps together
+    assert most == 0 or can_do(*args, most, [inside[:1], inside[1:]], False)[0]
+    assert not can_do(*args, 25.0, [inside[:1], inside[1:]], False)[0]  # more than all caps together
