@@ -39,11 +39,12 @@ class Option(NamedTuple):
 
 
 class ChainStage(NamedTuple):
-    """A stage of the result: its pool, which option of the pool, and its layers."""
+    """A stage of the result: its pool, which option of the pool, its layers, and what its machine had left before."""
 
     pool: int
     option: int
     layers: int
+    spare: int
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class Chain:
 
 
 class _Move(NamedTuple):
-    """Taking an option's GPUs from a machine: for each state of all pools the one after it, -1 where there are none."""
+    """Taking an option's GPUs from a machine that has `spare` left.
+
+    after: for each state of all pools the one after it, -1 where there is no such machine.
+    """
 
     pool: int
     option: int
+    spare: int
     after: Ints
 
 
@@ -99,17 +104,18 @@ def best_chain(
     return _traced(best, end, moves, options, hop_s, layers)
 
 
-_End = tuple[float, int, int, int, int]  # seconds, state before the last stage, pool, option, layers of the last stage
+_End = tuple[float, int, ChainStage]  # seconds, the state before the last stage, and that stage
+_NONE: _End = (inf, -1, ChainStage(-1, -1, 0, 0))
 
 
 def _single(options: Sequence[Sequence[Option]], moves: Sequence[_Move], start: int, layers: int) -> _End:
     """The best chain of one stage."""
-    end: _End = (inf, -1, -1, -1, 0)
+    end = _NONE
     for move in moves:
         option = options[move.pool][move.option]
         if move.after[start] >= 0 and option.most[3] >= layers:
             seconds = layers * option.layer_s + option.first_s + option.last_s
-            end = min(end, (seconds, start, move.pool, move.option, layers))
+            end = min(end, (seconds, start, ChainStage(move.pool, move.option, layers, move.spare)))
     return end
 
 
@@ -117,11 +123,11 @@ def _ending(before: Floats, states: Ints, rows: Ints, move: _Move, option: Optio
     """The best chain that ends with this move from one of these states."""
     most = min(option.most[2], layers - 1)
     if most < 1:
-        return inf, -1, -1, -1, 0
+        return _NONE
     held = np.arange(1, most + 1)
     totals = before[rows][:, layers - held] + held * option.layer_s + option.last_s
     row, x = divmod(int(totals.argmin()), most)
-    return float(totals[row, x]), int(states[rows[row]]), move.pool, move.option, x + 1
+    return float(totals[row, x]), int(states[rows[row]]), ChainStage(move.pool, move.option, x + 1, move.spare)
 
 
 def _go_on(best: Floats, before: Floats, after: Ints, pool: int, option: Option) -> None:
@@ -146,15 +152,13 @@ def _traced(
     layers: int,
 ) -> Chain:
     """The stages, from the last one back: at each state the stage before is one whose time adds up."""
-    seconds, state, pool, option, held = end
-    stages = [ChainStage(pool, option, held)]
-    done = layers - held
+    seconds, state, stage = end
+    stages, done = [stage], layers - stage.layers
     while done:
-        last = int(np.argmin(best[state, :, done] + hop_s[:, pool]))
-        wanted = best[state, last, done]
-        found = _stage_before(best, moves, options, hop_s, (state, last, done), wanted)
-        stages.append(ChainStage(last, found[1], found[2]))
-        state, pool, done = found[0], last, done - found[2]
+        last = int(np.argmin(best[state, :, done] + hop_s[:, stage.pool]))
+        state, stage = _stage_before(best, moves, options, hop_s, (state, last, done))
+        stages.append(stage)
+        done -= stage.layers
     return Chain(tuple(reversed(stages)), seconds)
 
 
@@ -164,11 +168,11 @@ def _stage_before(
     options: Sequence[Sequence[Option]],
     hop_s: Floats,
     at: tuple[int, int, int],
-    wanted: float,
-) -> tuple[int, int, int]:
-    """(state before, option, layers) of the stage with which `at` = (state, its pool, layers done) was reached."""
+) -> tuple[int, ChainStage]:
+    """The state before, and the stage with which `at` = (state, its pool, layers done) was reached."""
     state, pool, done = at
-    found, off = (-1, -1, 0), inf
+    wanted = float(best[at])
+    found, off = (-1, ChainStage(-1, -1, 0, 0)), inf
     for move in moves:
         if move.pool != pool:
             continue
@@ -181,10 +185,11 @@ def _stage_before(
                 misses = np.abs(ways[done - held] + held * option.layer_s - wanted)
                 k = int(misses.argmin())
                 if misses[k] < off:
-                    found, off = (int(before), move.option, k + 1), float(misses[k])
+                    stage = ChainStage(pool, move.option, k + 1, move.spare)
+                    found, off = (int(before), stage), float(misses[k])
             alone = abs(done * option.layer_s + option.first_s - wanted)
             if before == 0 and done <= option.most[1] and alone < off:
-                found, off = (0, move.option, done), alone
+                found, off = (0, ChainStage(pool, move.option, done, move.spare)), alone
     if not off <= TOLERANCE * max(1.0, abs(wanted)):
         raise AssertionError("a chain's stages do not add up to its time")
     return found
@@ -206,15 +211,15 @@ def _moves(machines: Sequence[Sequence[int]], options: Sequence[Sequence[Option]
     moves = []
     strides = [int(np.prod(sizes[pool + 1 :])) for pool in range(len(sizes))]
     for pool, (pool_moves, _) in enumerate(single):
-        for option, step in pool_moves:
+        for option, spare, step in pool_moves:
             to = step[places[pool]]
             after = np.where(to >= 0, np.arange(total) + (to - places[pool]) * strides[pool], -1)
-            moves.append(_Move(pool, option, after))
+            moves.append(_Move(pool, option, spare, after))
     return moves, np.asarray(used)
 
 
-def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tuple[int, Ints]], list[int]]:
-    """(option, state after each state) by the machine taken from, and the GPUs in use in each state."""
+def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tuple[int, int, Ints]], list[int]]:
+    """(option, GPUs left of the machine taken from, state after each state), and the GPUs in use in each state."""
     first = tuple(sorted(counts))
     states, queue = {first: 0}, [first]
     steps: dict[tuple[int, int], dict[int, int]] = {}
@@ -229,9 +234,9 @@ def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tup
                     queue.append(after)
                 steps.setdefault((option, left), {})[states[state]] = states[after]
     moves = []
-    for (option, _), pairs in steps.items():
+    for (option, left), pairs in steps.items():
         step = np.full(len(states), -1, dtype=np.intp)
         step[list(pairs)] = list(pairs.values())
-        moves.append((option, step))
+        moves.append((option, left, step))
     whole = sum(first)
     return moves, [whole - sum(state) for state in states]

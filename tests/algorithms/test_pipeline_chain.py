@@ -109,5 +109,5 @@ def test_thirty_mixed_gpus() -> None:
     assert chain is not None
     assert sum(stage.layers for stage in chain.stages) == 80
     assert seconds_of(chain.stages, options, hop_s) == pytest.approx(chain.seconds, rel=1e-12)
-    by_hand = [ChainStage(1, 2, 16), ChainStage(0, 3, 32), ChainStage(0, 3, 31), ChainStage(2, 2, 1)]
+    by_hand = [ChainStage(1, 2, 16, 6), ChainStage(0, 3, 32, 8), ChainStage(0, 3, 31, 8), ChainStage(2, 2, 1, 4)]
     assert chain.seconds <= seconds_of(by_hand, options, hop_s)

@@ -20,7 +20,7 @@ from hetsched.cost.network import Lanes, Team, gather_s, inside, team_of, transf
 from hetsched.cost.serving.operators import Floats
 from hetsched.cost.serving.stage import StageTimes
 from hetsched.model import ModelSpec
-from hetsched.plan import Stage
+from hetsched.plan import Layers, Stage
 from hetsched.precision import Precision
 from hetsched.profiles import ServingProfile
 
@@ -152,17 +152,22 @@ def replica_times(
     memory_fraction: of each GPU's memory, what may be used. Raises HetschedError where the cluster lacks a device.
     """
     teams = [team_of(cluster, stage.devices) for stage in stages]
-    times = tuple(_stage(cluster, model, stage, team, precision) for stage, team in zip(stages, teams, strict=True))
-    sizes = [[cluster.devices[device].gpu.memory_bytes for device in team.devices] for team in teams]
-    used = tuple(
-        stage.weight_bytes + stage.workspace_bytes + RESERVE_BYTES + max(map(reserve_bytes, size))
-        for stage, size in zip(times, sizes, strict=True)
+    times = tuple(
+        stage_times(cluster, model, team, stage.layers, precision) for stage, team in zip(stages, teams, strict=True)
     )
+    sizes = [[cluster.devices[device].gpu.memory_bytes for device in team.devices] for team in teams]
+    used = tuple(needed_bytes(stage, max(size)) for stage, size in zip(times, sizes, strict=True))
     rooms = tuple(min(size) * memory_fraction - taken for size, taken in zip(sizes, used, strict=True))
     return ReplicaTimes(times, _hops(cluster, model, teams, precision), rooms, used)
 
 
-def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precision: Precision) -> StageTimes:
+def needed_bytes(stage: StageTimes, gpu_bytes: float) -> float:
+    """What a stage needs on each GPU beside the KV cache: weights, the workspace of a step, the runtime."""
+    return stage.weight_bytes + stage.workspace_bytes + RESERVE_BYTES + reserve_bytes(gpu_bytes)
+
+
+def stage_times(cluster: Cluster, model: ModelSpec, team: Team, layers: Layers, precision: Precision) -> StageTimes:
+    """The times of a team as the stage of these blocks."""
     gpus = [cluster.devices[device].gpu for device in team.devices]
     slowest = min(gpus, key=lambda gpu: (gpu.memory_bytes_per_s, gpu.flops_per_s(precision.dtype)))
     link = None
@@ -177,9 +182,9 @@ def _stage(cluster: Cluster, model: ModelSpec, stage: Stage, team: Team, precisi
         link,
         model,
         precision,
-        stage.num_layers,
-        stage.layers[0] == 0,
-        stage.layers[1] == model.num_layers,
+        layers[1] - layers[0],
+        layers[0] == 0,
+        layers[1] == model.num_layers,
         _profile(cluster, model, slowest.kind, team.size, precision),
     )
 
@@ -197,6 +202,11 @@ def _hops(cluster: Cluster, model: ModelSpec, teams: Sequence[Team], precision: 
     token_bytes = model.hidden_size * precision.activation_bytes
     pairs = [*((a, b, token_bytes) for a, b in pairwise(teams)), (teams[-1], teams[0], float(TOKEN_ID_BYTES))]
     return tuple(_hop(cluster, a, b, size_bytes) for a, b, size_bytes in pairs)
+
+
+def transfer_hop(cluster: Cluster, model: ModelSpec, source: Team, target: Team, precision: Precision) -> Hop:
+    """From a stage on one team to the next on another."""
+    return _hop(cluster, source, target, model.hidden_size * precision.activation_bytes)
 
 
 def _hop(cluster: Cluster, source: Team, target: Team, token_bytes: float) -> Hop:

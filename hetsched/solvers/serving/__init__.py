@@ -1,0 +1,1 @@
+"""Solvers of serving problems: which GPUs make which replicas."""
