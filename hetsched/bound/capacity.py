@@ -10,21 +10,9 @@ from numpy.typing import NDArray
 from hetsched.bound.speeds import SpeedLevel
 from hetsched.cluster import Floats
 
-PRICES = (
-    0.0,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.75,
-    0.8,
-    0.85,
-    0.9,
-    0.95,
-    1.0,
-)  # of what a block a second brings where links are free
+# of what a block a second brings where links are free
+PRICES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+FEW_PRICES = PRICES[::3]
 SLACK = 1e-9
 
 
@@ -92,6 +80,7 @@ def can_do(
     wanted: float,
     nests: Sequence[Floats],
     single: bool,
+    shares: Sequence[float] = PRICES,
 ) -> NDArray[np.bool_]:
     """(n,): whether so many pipelines (`replicas`), each of one of the kinds, can do the micro-batches `wanted`.
 
@@ -99,7 +88,8 @@ def can_do(
     speed says how many they can do: x · the speed of all + replicas · the most that one does less what its speed costs
     (weak duality). Kinds that keep to nested parts, with devices whose speeds add up to `nests`, each (n,), may pay
     more the further inside: besides the outermost price for all devices that is, for those of each part, what its price
-    is more than the next one's. single: some pipeline of the innermost kinds has one stage.
+    is more than the next one's. single: some pipeline of the innermost kinds has one stage. shares:
+    prices to try.
     """
     low = level.slowest * stages[None, :]
     every = float(level.device.sum())
@@ -107,7 +97,7 @@ def can_do(
     column = np.minimum(np.searchsorted(stages, usual), len(stages) - 1)
     slope = kinds[0].lines[0].slope
     gain = np.broadcast_to(slope, kinds[0].cap.shape)[np.arange(len(replicas)), column]
-    prices = [share * gain for share in PRICES]
+    prices = [share * gain for share in shares]
     groups = [[kind for kind in kinds if kind.nest == nest] for nest in range(len(nests) + 1)]
     corners = [_corners_of(group, low, stages) for group in groups]
     best = [[(count - price[:, None] * speed).max(axis=(0, 2)) for price in prices] for speed, count in corners]

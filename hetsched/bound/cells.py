@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsched.bound.capacity import SLACK, Kind, Line, can_do
+from hetsched.bound.capacity import FEW_PRICES, SLACK, Kind, Line, can_do
 from hetsched.bound.links import Hop, Reach
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
@@ -220,8 +220,8 @@ class Cell:
             for nest, way in enumerate(ways)
             for team in level.tops
         ]
-        found = can_do(kinds, stages, level, replicas, wanted, nests, single)
-        if rounds and self.options.schedule == "1f1b" and found.any():
+        found = can_do(kinds, stages, level, replicas, wanted, nests, single, FEW_PRICES)
+        if rounds and found.any():
             todo = np.flatnonzero(found)
             reductions = Reductions(
                 spread.stage_s[todo],
@@ -229,20 +229,22 @@ class Cell:
                 (spread.per_byte - spread.least_per_byte)[todo] * self.block_bytes * self.blocks,
                 tied_s[todo],
             )
-            kinds = [
-                kind.of(todo).under(
-                    most_in_rounds(
-                        end_s,
-                        self.blocks_of(kind.team),
-                        stages,
-                        ways[kind.nest].crossing,
-                        (ways[kind.nest].near, ways[kind.nest].far),
-                        reductions,
-                        self.micro_batches,
+            kinds = [kind.of(todo) for kind in kinds]
+            if self.options.schedule == "1f1b":
+                kinds = [
+                    kind.under(
+                        most_in_rounds(
+                            end_s,
+                            self.blocks_of(kind.team),
+                            stages,
+                            ways[kind.nest].crossing,
+                            (ways[kind.nest].near, ways[kind.nest].far),
+                            reductions,
+                            self.micro_batches,
+                        )
                     )
-                )
-                for kind in kinds
-            ]
+                    for kind in kinds
+                ]
             nests = [nest[todo] for nest in nests]
             found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, nests, single)
         return found

@@ -36,6 +36,8 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    By 1 on the seats of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts,
    M micro-batches in all; which says how small z can be.
    K = 1: a pipeline has all its seats in the part, or goes across. Those that do not share its devices.
+   Of two divisions, one coarser than the other, both hold at once: with K = 1 in the coarser one too, pipelines keep to
+   the smaller part, or to the larger one around it, or hop across the coarser division's links.
    However that be, S stages in parts of at most n devices go across ceil(S / n) - 1 times.
    The tied embedding's group has the first and the last seat of every pipeline, so those of the first and the last
    block's groups. It goes across; or these two are local, in one part: so K >= 1, and what leaves this part comes back,
@@ -44,7 +46,8 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    and of what does not depend on it, with V between w S and the fastest team's speed times S. The pipelines' V add up
    to at most that of all devices, so for any price x >= 0
        M <= x V_all + D max over S and V of (g(S, V) - x V).
-   Some prices are tried (`capacity`); a cell where this fails has no plan.
+   Some prices are tried (`capacity`); a cell where this fails has no plan. A pipeline whose fastest team is of a class
+   of speeds has one team of that class or a faster one at least, so its devices could add what such a team wastes.
 """
 
 from collections.abc import Iterator
