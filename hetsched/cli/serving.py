@@ -50,6 +50,35 @@ def played(
     return run, prediction(cluster, cost, run, reference_of(plan, load.slo))
 
 
+def highest_rate_of(
+    cluster: Cluster,
+    plan: ServingPlan,
+    load: ServingLoad,
+    folder: Path,
+    drawing: Drawing,
+    settings: Settings,
+    memory_fraction: float,
+    quiet: bool,
+) -> float:
+    """The highest rate at which the load's objectives hold, by simulation. HetschedError where it has none."""
+    from hetsched.errors import HetschedError
+    from hetsched.simulate.serving.limits import highest_rate
+
+    if not load.slo.limits:
+        raise HetschedError(
+            "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
+        )
+    reference = reference_of(plan, load.slo)
+    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests_of(load, plan.model, folder, drawing)))
+    with ProgressLine("find rate", quiet, "requests") as line:
+
+        def holds(rate_per_s: float) -> bool:
+            requests = requests_of(replace(load, rate_per_s=rate_per_s), plan.model, folder, drawing)
+            return play(cluster, plan, requests, settings, memory_fraction, line.part).keeps(load.slo, reference)
+
+        return highest_rate(holds, cost.capacity_per_s or 1.0)
+
+
 def traffic_of(requests: Requests) -> Traffic:
     """Requests by their means, for the steady state."""
     prompts = requests.input_tokens.astype(float)

@@ -43,6 +43,12 @@ def load_options(function: Function) -> Function:
         click.option("--osl", type=TOKENS, metavar="N", help="Tokens of an output, on average."),
         click.option("--max-input-tokens", type=TOKENS, metavar="N", help="Leave longer prompts of the trace out."),
         click.option("--max-output-tokens", type=TOKENS, metavar="N", help="Leave longer outputs of the trace out."),
+        click.option(
+            "--class",
+            "request_class",
+            type=click.Choice(["HPHD", "HPLD", "LPHD", "LPLD"]),
+            help="Of the trace: heavy (over 512 tokens) or light prefill, heavy (over 128) or light decode.",
+        ),
         click.option("--start-s", type=click.FloatRange(0), metavar="S", help="Cut the trace: begin here."),
         click.option("--seconds", type=Positive(), metavar="S", help="Cut the trace: so many seconds."),
         click.option("--slo-ttft-ms", type=Positive(), metavar="MS", help="Limit on the time to the first token."),
@@ -60,6 +66,7 @@ def load_options(function: Function) -> Function:
     return function
 
 
+WINDOW_KEYS = ("max_input_tokens", "max_output_tokens", "request_class", "start_s", "seconds")
 LOAD_KEYS = (
     "rate",
     "trace",
@@ -67,6 +74,7 @@ LOAD_KEYS = (
     "osl",
     "max_input_tokens",
     "max_output_tokens",
+    "request_class",
     "start_s",
     "seconds",
     "slo_ttft_ms",
@@ -92,18 +100,30 @@ def load_of(given: Mapping[str, Any], base: "ServingLoad") -> "ServingLoad":
         if lengths:
             raise HetschedError("--trace has lengths of its own", hint="leave out --isl and --osl, or --trace")
         trace = _trace(given["trace"])
-    window: dict[str, Any] = {
-        key: given[key]
-        for key in ("max_input_tokens", "max_output_tokens", "start_s", "seconds")
-        if given.get(key) is not None
-    }
+    window = {key: given[key] for key in WINDOW_KEYS if given.get(key) is not None}
     if window:
         if trace is None:
-            option = "--" + next(iter(window)).replace("_", "-")
+            option = "--class" if "request_class" in window else "--" + next(iter(window)).replace("_", "-")
             raise HetschedError(f"{option} is for a trace, and there is none", hint="give --trace FILE")
+        if "request_class" in window:
+            window = _class_limits(window.pop("request_class"), window)
         trace = replace(trace, **window)
     rate = given["rate"] if given.get("rate") is not None else base.rate_per_s
     return replace(base, **lengths, trace=trace, rate_per_s=rate, slo=_slo(given, base.slo))
+
+
+def _class_limits(name: str, window: dict[str, Any]) -> dict[str, Any]:
+    """The window with a class's limits on lengths; a tighter limit that was given stays."""
+    from hetsched.requests import HEAVY_INPUT_TOKENS, HEAVY_OUTPUT_TOKENS
+
+    found = dict(window)
+    ends = (("input_tokens", name[0], HEAVY_INPUT_TOKENS), ("output_tokens", name[2], HEAVY_OUTPUT_TOKENS))
+    for key, weight, most_light in ends:
+        if weight == "H":
+            found[f"min_{key}"] = most_light + 1
+        else:
+            found[f"max_{key}"] = min(most_light, window.get(f"max_{key}", most_light))
+    return found
 
 
 def _trace(name: str) -> "TraceUse":

@@ -49,6 +49,7 @@ ROUNDING = 1e-9  # relative: two times that differ by less are the same
     help="In turn or by chance by the plan's shares, or to the least loaded for its share.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal runs.")
+@click.option("--find-rate", is_flag=True, help="Find the highest rate at which the limits hold, and play that.")
 @click.option("--request", type=click.IntRange(0), metavar="N", help="Show this request's life, counted from 0.")
 @output_options
 def simulate(
@@ -60,6 +61,7 @@ def simulate(
     arrivals: str,
     routing: str,
     seed: int,
+    find_rate: bool,
     request: int | None,
     as_json: bool,
     quiet: bool,
@@ -95,27 +97,31 @@ def simulate(
     cluster = cluster_of(plan, plan_path, cluster_path)
     if isinstance(plan, Plan):
         given = [key for key in LOAD_KEYS if load[key] is not None]
-        given += [key for key, value in (("requests", requests), ("request", request)) if value is not None]
+        others = (("requests", requests), ("request", request), ("find-rate", find_rate or None))
+        given += [key for key, value in others if value is not None]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is for serving plans, {plan_path.name} is none.")
         _play_training(plan, cluster, share, timeline, as_json, quiet)
         return
-    from hetsched.cli.serving import played
-    from hetsched.cli.serving_load import Drawing, load_of
-    from hetsched.simulate.serving.run import Settings
-
     if timeline is not None and request is None:
         raise click.UsageError("--timeline of a serving plan shows one request's life: add --request N.")
-    run, predicted = played(
-        cluster,
-        plan,
-        load_of(load, plan.workload),
-        plan_path.parent,
-        Drawing(requests, seed, arrivals),
-        Settings(routing, seed, request),
-        share,
-        quiet,
-    )
+    from dataclasses import replace
+
+    from hetsched.cli.serving import highest_rate_of, played
+    from hetsched.cli.serving_load import Drawing, load_of
+    from hetsched.errors import InfeasibleError
+    from hetsched.simulate.serving.run import Settings
+
+    wanted, drawing = load_of(load, plan.workload), Drawing(requests, seed, arrivals)
+    settings = Settings(routing, seed, request)
+    if find_rate:
+        rate = highest_rate_of(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+        if not rate:
+            raise InfeasibleError(f"{plan_path.name} keeps its limits at no rate", hint="loosen the limits")
+        wanted = replace(wanted, rate_per_s=rate)
+    run, predicted = played(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+    if find_rate:
+        predicted = {**predicted, "highest_rate_per_s": rate}
     _show_serving(run, predicted, cluster.name, request, timeline, as_json, quiet)
 
 

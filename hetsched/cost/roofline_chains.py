@@ -11,7 +11,7 @@ from math import inf
 
 from hetsched.cluster import Cluster
 from hetsched.cost.chain_rings import Ring, chain_rings
-from hetsched.cost.chains import Chain, Group, Standing, apportion, even_ends
+from hetsched.cost.chains import Chain, Group, Standing, apportion, pipelined_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
 from hetsched.cost.network import Lanes, Team, all_reduce_s, step_s, transfer_s
@@ -170,7 +170,9 @@ class RooflineChains:
             count = self.blocks if depth == 1 else 1
             work = self.work(groups[s], count, first, last)
             extra[s] = work.forward_s + work.backward_s - count * seconds[s]
-        counts = even_ends(seconds, extra, self._caps(groups, share, pipelines), self.blocks)
+        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
+        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
+        counts = pipelined_ends(seconds, extra, self._caps(groups, share, pipelines), self.blocks, share, busy_s)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
 
     def _tiny(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:

@@ -41,6 +41,8 @@ def serving_simulation_table(
     ]
     if plan.workload.slo.limits:
         lines.append(bullet(slo_line(plan.workload.slo, predicted), "  "))
+    if "highest_rate_per_s" in predicted:
+        lines.append(f"  the limits hold at up to {predicted['highest_rate_per_s']:.3g} requests/s")
     rejected = int(run.rejected.sum())
     if rejected:
         lines.append(emphasise(f"  {rejected:,} requests are larger than the KV cache they came to, and were rejected"))

@@ -147,6 +147,9 @@ def latencies(predicted: Mapping[str, Any]) -> str:
         found = predicted.get(key) or {}
         shown = [_time(found.get(figure)) for figure in FIGURES]
         rows.append([f"  {label}", *(text.rjust(9) for text in shown)])
+    if predicted.get("slo_scale"):
+        shown = ["-" if value is None else f"{value:.2f} ×" for value in predicted["slo_scale"].values()]
+        rows.append(["  over alone (SLO scale)", *(text.rjust(9) for text in shown)])
     return columns(["", *(figure.rjust(9) for figure in FIGURES)], rows)
 
 

@@ -39,6 +39,7 @@ from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arena, Arenas, Place, replica_counts
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.hierarchical import WIDTHS, starts
+from hetsched.solvers.megatron import Megatron
 
 Mix = tuple[tuple[int, int], ...]  # how many devices of each class, by class
 TRIALS = 4  # mixes that a step of the outer search tries
@@ -78,6 +79,9 @@ class PipelineDp:
             place = dealer.deal(start.arena, mixes) or dealer.resplit(start)
             seen[mixes] = place
             yield place.candidate()
+        if not seen:  # the baseline's plans say what does not fit
+            yield from Megatron().search(problem, model, rng)
+            return
         best = _best_of_each_size(seen.values())[:KEPT]
         for turn, place in enumerate(best):
             for ladder in arenas.ladders:

@@ -1,6 +1,7 @@
 """evaluate and simulate of serving plans, and what is said where a command or an option does not suit the plan."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -144,3 +145,27 @@ WRONG = {
 def test_what_does_not_suit_is_said(cli: Cli, case: str) -> None:
     words, code, message = WRONG[case]
     assert message in " ".join(cli(*words, code=code).stderr.split())
+
+
+def test_the_highest_rate_within_limits(cli: Cli) -> None:
+    words = ("simulate", BOTH, "--requests", 300, "--slo-ttft-ms", 500, "--slo-tpot-ms", 40)
+    found = document(cli(*words, "--find-rate", "--json"))
+    rate = found["highest_rate_per_s"]
+    assert found["slo_attainment"] >= 0.98
+    assert document(cli(*words, "--rate", rate, "--json"))["slo_attainment"] == found["slo_attainment"]
+    assert document(cli(*words, "--rate", 1.1 * rate, "--json"))["slo_attainment"] < 0.99
+    assert "keeps its limits at no rate" in cli(*words, "--find-rate", "--slo-e2e-ms", 1, code=3).stderr
+
+
+def test_a_class_of_requests(cli: Cli) -> None:
+    words = ("simulate", BOTH, "--trace", "azure-2023-conv", "--class", "LPHD", "--max-input-tokens", 300)
+    text = cli(*words, "--requests", 200, "--rate", 2, "--request", 0).stdout
+    prompt, output = re.findall(r"Request 0: ([\d,]+) tokens in, ([\d,]+) out", text)[0]
+    assert int(prompt) <= 300
+    assert int(output.replace(",", "")) > 128
+
+
+def test_the_slo_scale_is_shown(cli: Cli) -> None:
+    found = document(cli("simulate", BOTH, "--slo-scale", 5, "--json"))
+    assert 0 < found["slo_scale"]["p50"] <= found["slo_scale"]["p99"]
+    assert "over alone (SLO scale)" in cli("simulate", BOTH, "--slo-scale", 5).stdout

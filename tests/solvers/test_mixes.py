@@ -15,7 +15,9 @@ from hetsched.cost.pipeline_terms import FIRST, LAST, MIDDLE, ONLY
 from hetsched.cost.published.flashflex_chains import FlashFlexChains
 from hetsched.cost.roofline_chains import RooflineChains
 from hetsched.cost.schedule import play
+from hetsched.errors import InfeasibleError
 from hetsched.problem import Choices, Problem
+from hetsched.search import solve
 from hetsched.solvers.arena import Arena, Arenas
 from hetsched.solvers.hierarchical import starts
 from hetsched.solvers.pipeline_dp import Dealer, PipelineDp, mix_of, split
@@ -208,3 +210,9 @@ def test_what_is_too_much_work_is_done_in_parts_or_split() -> None:
     ]
     assert found
     assert all(cost.feasible for cost in found)
+
+
+def test_what_fits_nowhere_is_said() -> None:
+    problem = Problem(cluster_of(0), model_of("llama-2-70b"), TrainingJob(8, 2048))
+    with pytest.raises(InfeasibleError, match="GiB"):
+        solve(problem, PipelineDp(), COST_MODELS["roofline"](0.92))

@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from hetsched.cluster import Cluster
-from hetsched.cost.chains import Chain, Group, Standing, even_ends
+from hetsched.cost.chains import Chain, Group, Standing, pipelined_ends
 from hetsched.cost.pipeline_terms import PipelineTerms, gather_terms
 from hetsched.cost.published.flashflex import (
     DATA_WEIGHT,
@@ -38,7 +38,7 @@ class FlashFlexChains:
         self._block_s_of: dict[Group, float] = {}
         self._hops: dict[tuple[Group, Group], float] = {}
         self._most: dict[tuple[Group, bool, bool], int] = {}
-        self._splits: dict[tuple[Group, ...], Chain | None] = {}
+        self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
         self._seconds: dict[tuple[Chain, int], float] = {}
         self._marks: dict[Group, int] = {}
         self._chain_marks: dict[Chain, list[int]] = {}
@@ -98,19 +98,20 @@ class FlashFlexChains:
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
         """See `ChainPricer`."""
-        if groups in self._splits:
-            return self._splits[groups]
+        key = groups, pipelines
+        if key in self._splits:
+            return self._splits[key]
         if len(self._splits) > MOST_REMEMBERED:
             self._splits.clear()
-        self._splits[groups] = chain = self._split(groups)
+        self._splits[key] = chain = self._split(groups, micro_batches(self.formulas.job, pipelines))
         return chain
 
-    def _split(self, groups: tuple[Group, ...]) -> Chain | None:
+    def _split(self, groups: tuple[Group, ...], count: int) -> Chain | None:
         last = len(groups) - 1
         seconds = [self.block_s(group) for group in groups]
         extra = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
         most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
-        counts = even_ends(seconds, extra, most, self.blocks)
+        counts = pipelined_ends(seconds, extra, most, self.blocks, count)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
 
     def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
