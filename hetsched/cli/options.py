@@ -98,7 +98,14 @@ def exporter_names() -> Iterable[str]:
 def search_options(function: Function) -> Function:
     """The options of every command that searches."""
     options = (
-        click.option("--solver", type=OneOf(solver_names), default="auto", show_default=True, help="How to search."),
+        click.option(
+            "--solver",
+            type=OneOf(solver_names),
+            default="auto",
+            metavar="NAME",
+            show_default=True,
+            help="How to search, e.g. local-search or pipeline-dp; an unknown name lists them all.",
+        ),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal plans."),
         click.option("--max-seconds", type=Positive(), help="Stop after so many seconds."),
         click.option("--max-steps", type=click.IntRange(1), help="Stop after so many steps; repeatable."),
