@@ -1,29 +1,30 @@
 """Predicted against measured iterations over emulated wide-area networks: `python tests/benchmarks/bench_wan.py`.
 
-Each case is a network, and plans for it. The speed of this machine is measured as `hetsched probe --compute` does, the
-network is emulated (`bench_wan_network`), each rank runs the executor in its node's namespace, and the mean iteration
-is put beside what the cost model and the simulator say. Needs root; prints why where it can't run.
+Each case is a network, and plans for it. The network is emulated (`bench_wan_network`), each rank runs the executor in
+its node's namespace on an emulated device (`bench_wan_rank`), and the mean iteration is put beside what the cost model
+and the simulator say. Needs root; says why where it can't run.
 """
 
 import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench_wan_network import DEVICE, emulated, missing
+from bench_wan_rank import PARTS
 
 from hetsched.cluster import Cluster
 from hetsched.cost.training import Roofline
 from hetsched.executor import RunReport, RunSettings, run_plan
 from hetsched.model import ModelSpec
 from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
+from hetsched.profiles import ModelShape
 from hetsched.readers import read_cluster
 from hetsched.simulate.training import simulate_iteration
 from hetsched.workload import TrainingJob
@@ -42,19 +43,7 @@ MODEL = ModelSpec.from_json(
 )
 JOB = TrainingJob(global_batch=32, seq_len=128, micro_batch=4, dtype="fp32")
 PAYLOAD = 8948 / 9000  # what a packet of the emulated networks carries, and so a measurement of bandwidth finds
-FIRST = ("nice", "-n", "-10")  # before whatever else the machine does
 EPOCH, WARM, COUNTED = 2, 3, 8  # steps: of an epoch, left out, and counted
-PROBE = """
-import json, sys
-from hetsched.executor import RunSettings
-from hetsched.executor.calibrate import measure_profile
-from hetsched.model import ModelSpec
-from hetsched.workload import TrainingJob
-model, job = json.load(sys.stdin)
-settings = RunSettings(device="cpu", dtype="fp32")
-size = job["micro_batch"]
-print(json.dumps(measure_profile(ModelSpec.from_json(model), TrainingJob(**job), [size], "core", settings)))
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,15 +164,11 @@ def cluster_of(network: Network, folder: Path, profile: dict[str, Any]) -> Clust
     return read_cluster(folder / "cluster.yaml")
 
 
-def probe(side_by_side: int = 1) -> dict[str, Any]:
-    """This machine's profile of the model, as one of so many processes at once finds it."""
-    words = [*FIRST, sys.executable, "-c", PROBE]
-    given = json.dumps([MODEL.to_json(), {"global_batch": 32, "seq_len": JOB.seq_len, "micro_batch": JOB.micro_batch}])
-    others = [
-        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(side_by_side)
-    ]
-    profiles = [json.loads(other.communicate(given)[0]) for other in others]
-    return dict(profiles[0])
+def profile_of(parts: dict[str, list[float]]) -> dict[str, Any]:
+    """A profile of the emulated device, in the form that `hetsched probe --compute` writes."""
+    shape = asdict(ModelShape.of(MODEL, JOB))
+    entry = {"model": MODEL.name, "gpu": "core", "tp": 1, "micro_batch": JOB.micro_batch, **parts}
+    return {"models": {MODEL.name: shape}, "profiles": [entry]}
 
 
 def measure(case: Case) -> float:
@@ -206,8 +191,7 @@ def outcomes(cases: Sequence[Case], repeats: int) -> list[Outcome]:
     found = []
     with tempfile.TemporaryDirectory() as name:
         for case in cases:
-            profile = probe(min(len(case.network.cities), os.cpu_count() or 1))
-            cluster, plan = cluster_of(case.network, Path(name), profile), plan_of(case)
+            cluster, plan = cluster_of(case.network, Path(name), profile_of(PARTS)), plan_of(case)
             predicted = Roofline().price(cluster, plan).iteration_s
             simulated = simulate_iteration(cluster, plan).iteration_s
             measured = statistics.median(measure(case) for _ in range(repeats))
