@@ -45,7 +45,7 @@ def probe(
 
     \b
     Example:
-      hetsched probe --compute --model gpt2 --gpu my-3090 --seq-len 1024 -o my-3090.json
+      hetsched probe --compute --model gpt2 --gpu my-3090 -o my-3090.json
     """
     import json
 

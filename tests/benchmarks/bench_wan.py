@@ -1,4 +1,4 @@
-"""Predicted against measured iterations over emulated wide-area networks: `python tests/benchmarks/bench_wan.py`.
+"""Predicted against measured iterations over emulated wide-area networks: `python -m tests.benchmarks.bench_wan`.
 
 Each case is a network, and plans for it. The network is emulated (`bench_wan_network`), each rank runs the executor in
 its node's namespace on an emulated device (`bench_wan_rank`), and the mean iteration is put beside what the cost model
@@ -16,9 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_wan_network import DEVICE, emulated, missing
-from bench_wan_rank import PARTS
-
 from hetsched.cluster import Cluster
 from hetsched.cost.training import Roofline
 from hetsched.executor import RunReport, RunSettings, run_plan
@@ -28,6 +25,8 @@ from hetsched.profiles import ModelShape
 from hetsched.readers import read_cluster
 from hetsched.simulate.training import simulate_iteration
 from hetsched.workload import TrainingJob
+from tests.benchmarks.bench_wan_network import DEVICE, emulated, missing
+from tests.benchmarks.bench_wan_rank import PARTS
 
 MODEL = ModelSpec.from_json(
     {
@@ -176,7 +175,7 @@ def measure(case: Case) -> float:
     plan = plan_of(case)
     os.environ["WAN_NODES"] = ",".join(node[1:] for node in plan.devices_by_node)
     os.environ["GLOO_SOCKET_IFNAME"] = DEVICE
-    program = (sys.executable, str(Path(__file__).with_name("bench_wan_rank.py")))
+    program = (sys.executable, "-m", "tests.benchmarks.bench_wan_rank")
     repeats = plan.options.compression != Compression()
     settings = RunSettings(
         steps=WARM + COUNTED, device="cpu", dtype="fp32", timeout_s=240, epoch_steps=EPOCH if repeats else None

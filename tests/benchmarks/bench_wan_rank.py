@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_wan_network import namespace
-
 from hetsched.executor.__main__ import main, read_plan
+from tests.benchmarks.bench_wan_network import namespace
 
 PARTS = {  # [forward, backward, update] in s
     "embedding_s": [0.001, 0.001, 0.0],
@@ -31,7 +30,7 @@ def enter_and_start(words: list[str]) -> None:
     numbers = [int(place) for place in os.environ["WAN_NODES"].split(",")]  # of the plan's nodes, in its order
     where = namespace(numbers[nodes.index(places[int(os.environ["RANK"])])])
     first = ["ip", "netns", "exec", where, "nice", "-n", "-10"]
-    os.execvp("ip", [*first, sys.executable, __file__, INSIDE, *words])  # noqa: S606
+    os.execvp("ip", [*first, sys.executable, "-m", "tests.benchmarks.bench_wan_rank", INSIDE, *words])  # noqa: S606
 
 
 def emulate_the_device() -> None:
