@@ -14,7 +14,7 @@ LONGEST_TEST = 400  # some are tables of cases
 
 FIRST = {"__init__", "errors", "units"}
 BASE = FIRST | {"fields", "files"}
-SHAPES = BASE | {"cluster", "model", "precision", "profiles", "workload"}
+SHAPES = BASE | {"cluster", "model", "precision", "profiles", "requests", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
 SOLVERS = COST | {"problem", "algorithms", "solvers"}
@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": BASE | {"profiles"},
     "model": BASE,
     "precision": BASE,
+    "requests": BASE | {"workload"},
     "profiles": BASE | {"model", "workload"},
     "workload": BASE,
     "plan": SHAPES,

@@ -10,7 +10,7 @@ from hetsched.plan.layout import (
     devices_by_node,
     devices_of,
 )
-from hetsched.plan.serving import ROLES, Route, ServingOptions, ServingPipeline, ServingPlan
+from hetsched.plan.serving import ROLES, Route, ServingOptions, ServingPipeline, ServingPlan, equal_routes
 from hetsched.plan.training import SCHEDULES, Compression, Options, Pipeline, Plan
 
 AnyPlan = Plan | ServingPlan
@@ -35,4 +35,5 @@ __all__ = [
     "check_pipelines",
     "devices_by_node",
     "devices_of",
+    "equal_routes",
 ]

@@ -24,14 +24,14 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.events = 0
-        self._queue: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._queue: list[tuple[float, int, int, Callable[[Any], None], Any]] = []
         self._called = 0
         self._networks: list[SharedNetwork] = []
 
-    def at(self, time: float, action: Callable[[Any], None], argument: Any = None) -> None:
-        """Call `action(argument)` at that time."""
+    def at(self, time: float, action: Callable[[Any], None], argument: Any = None, last: bool = False) -> None:
+        """Call `action(argument)` at that time; last: after all others of that time."""
         self._called += 1
-        heappush(self._queue, (time, self._called, action, argument))
+        heappush(self._queue, (time, last, self._called, action, argument))
 
     def settle_after_events(self, network: "SharedNetwork") -> None:
         """Let a network settle when all events of a time have been."""
@@ -41,7 +41,7 @@ class Clock:
         """Go on until nothing is left to happen. `watch` is called now and then."""
         queue, networks = self._queue, self._networks
         while queue:
-            self.now, _, action, argument = heappop(queue)
+            self.now, _, _, action, argument = heappop(queue)
             action(argument)
             self.events += 1
             if not queue or queue[0][0] > self.now:
@@ -85,13 +85,13 @@ class Channel:
 
 
 class _Message:
-    """What is left of a message on a channel (1: all of it), at what pace it moves and since when."""
+    """What is left of a message on a channel (1: one of the channel's size), at what pace it moves and since when."""
 
     __slots__ = ("argument", "channel", "done", "left", "pace_s", "since", "version")
 
-    def __init__(self, channel: Channel, now: float, done: Callable[[Any], None], argument: Any) -> None:
+    def __init__(self, channel: Channel, now: float, done: Callable[[Any], None], argument: Any, size: float) -> None:
         self.channel, self.done, self.argument = channel, done, argument
-        self.left, self.since, self.pace_s, self.version = 1.0, now, 0.0, 0
+        self.left, self.since, self.pace_s, self.version = size, now, 0.0, 0
 
 
 class SharedNetwork:
@@ -116,15 +116,18 @@ class SharedNetwork:
             if all(len(self._leaving[i]) == len(self._entering[j]) == 1 for i, j, _ in channel.flows):
                 self._alone_s[channel] = channel.alone_s()
 
-    def send(self, channel: Channel, done: Callable[[Any], None], argument: Any = None) -> None:
-        """Start a message on a channel; `done(argument)` is called when the last of it has left."""
+    def send(self, channel: Channel, done: Callable[[Any], None], argument: Any = None, size: float = 1.0) -> None:
+        """Start a message on a channel; `done(argument)` is called when the last of it has left.
+
+        size: times that of the channel's messages.
+        """
         seconds = self._alone_s.get(channel)
         if seconds is not None:
-            self._clock.at(self._clock.now + seconds, done, argument)
+            self._clock.at(self._clock.now + size * seconds, done, argument)
             return
         if not channel.under_way:
             self._count(channel, 1)
-        channel.under_way.append(_Message(channel, self._clock.now, done, argument))
+        channel.under_way.append(_Message(channel, self._clock.now, done, argument, size))
         self._changed[channel] = None
 
     def settle(self) -> None:
