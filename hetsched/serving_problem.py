@@ -11,7 +11,7 @@ from hetsched.requests import Requests
 from hetsched.workload import ServingLoad
 
 OBJECTIVES = ("throughput", "attainment", "cost")
-MOST_BATCH = 256  # sequences in flight in a replica, as engines have it by default
+MOST_BATCH = 256  # sequences of a step, as engines have it by default; a pipeline has as many steps as stages
 
 
 @dataclass(frozen=True, eq=False)

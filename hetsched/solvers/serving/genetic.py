@@ -138,4 +138,4 @@ def _crossed(a: Partition, b: Partition) -> list[Group]:
 
 
 def _canonical(groups: list[Group]) -> Partition:
-    return tuple(sorted((group for group in groups if group), key=lambda group: sorted(group)))
+    return tuple(sorted((group for group in groups if group), key=sorted))

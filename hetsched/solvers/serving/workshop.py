@@ -14,7 +14,8 @@ from hetsched.solvers.serving.worth import Worth, traffic_of
 Group = frozenset[int]
 
 BATCHES = ((4.0, 1.0), (48.0, 4.0))  # (requests in flight, groups that take turns) that layouts are made for
-COARSE = 0.3  # from one layout of a Pareto set to the next, a stage works so much less
+COARSE = 0.4  # from one layout of a Pareto set to the next, a stage works so much less
+MOST_STATES = 600  # of a group of a search; `pipeline-dp` by itself has more
 SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator says what it needs
 
 
@@ -42,7 +43,7 @@ class Workshop:
 
     def __init__(self, problem: ServingProblem, memory_fraction: float, reference: ReplicaTimes | None) -> None:
         self.problem, self.memory_fraction = problem, memory_fraction
-        self.inventory = Inventory(problem.cluster)
+        self.inventory = Inventory(problem.cluster, MOST_STATES)
         self.traffic = traffic_of(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
@@ -101,23 +102,22 @@ class Workshop:
     def _best(self, group: Group) -> Replica | None:
         if not self.could_hold(group):
             return None
-        found: list[list[Stage]] = []
-        for batch, rounds in BATCHES:
-            found += self.layouts.pareto(sorted(group), batch, rounds, COARSE)
-        tight = self.layouts.quickest(sorted(group), 1.0) if not found else None
-        made = [self.made(stages) for stages in (*found, *([tight] if tight else []))]
+        devices = sorted(group)
+        few, many = BATCHES
+        found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
+        if found == [None]:
+            found = [self.layouts.quickest(devices, 1.0)]
+        made = [self.made(stages) for stages in found if stages is not None]
         return max(made, key=lambda replica: replica.rate_per_s, default=None)
 
     def made(self, stages: Sequence[Stage]) -> Replica:
         """The replica of these stages."""
         problem = self.problem
-        times = replica_times(
-            problem.cluster, problem.model, stages, problem.precision, self.memory_fraction
-        )
+        times = replica_times(problem.cluster, problem.model, stages, problem.precision, self.memory_fraction)
         steady = SteadyReplica(
             times,
             self.traffic,
-            problem.most_batch,
+            problem.most_batch * len(stages),
             problem.options.chunked_prefill_tokens > 0,
             problem.options.max_prefill_tokens,
         )
@@ -142,9 +142,7 @@ class Workshop:
             fitting = [(usd - before, group) for usd, group in priced if usd <= limit * (1 + 1e-9)]
             if not fitting:
                 break
-            _, best = max(
-                ((self.rate_of(group) / max(more, 1e-9), sorted(group)), group) for more, group in fitting
-            )
+            _, best = max(((self.rate_of(group) / max(more, 1e-9), sorted(group)), group) for more, group in fitting)
             kept.append(best)
             left.discard(best)
             rate += self.rate_of(best)
@@ -154,7 +152,7 @@ class Workshop:
         """Without the groups that the rate does not need, the dearest first."""
         if wanted == float("inf"):
             return kept
-        for group in sorted(kept, key=lambda group: self.rate_of(group)):
+        for group in sorted(kept, key=self.rate_of):
             rest = [other for other in kept if other is not group]
             if sum(self.rate_of(other) for other in rest) >= wanted and self._usd(rest) < self._usd(kept):
                 kept = rest
@@ -176,16 +174,19 @@ class Workshop:
         return self.assembled(kept, self.score(groups)) if kept else None
 
     def assembled(self, replicas: Sequence[Replica], score: float | None = None, even: bool = False) -> Draft:
-        """A plan of these replicas, requests shared by the rates they keep, or evenly."""
+        """A plan of these replicas, requests shared evenly, or by the rates they keep: without those that keep none."""
+        even = even or not any(replica.rate_per_s for replica in replicas)
+        replicas = [replica for replica in replicas if even or replica.rate_per_s > 0.0]
         rates = [replica.rate_per_s for replica in replicas]
-        even = even or not sum(rates)
         whole = min(rates) * len(rates) if even else sum(rates)
         shares = [1.0 / len(rates) if even else rate / whole for rate in rates]
         pipelines = tuple(
             ServingPipeline(f"r{number}", replica.stages, replica.max_batch) for number, replica in enumerate(replicas)
         )
         shares[-1] = 1.0 - sum(shares[:-1])
-        routes = tuple(Route(None, pipe.name, share) for pipe, share in zip(pipelines, shares, strict=True) if share > 0)
+        routes = tuple(
+            Route(None, pipe.name, share) for pipe, share in zip(pipelines, shares, strict=True) if share > 0
+        )
         problem = self.problem
         plan = ServingPlan(problem.model, problem.load, pipelines, routes, problem.options)
         return Draft(plan, tuple(replicas), whole if score is None else score)

@@ -9,7 +9,7 @@ import numpy as np
 from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.cost.serving.steady import Operation, SteadyReplica, Traffic
-from hetsched.requests import Requests
+from hetsched.requests import Counts, Requests
 from hetsched.workload import Limit, Slo
 
 FULL = 0.97  # of its capacity, where no limit says less
@@ -78,5 +78,5 @@ class Worth:
         whole = steady.prompt_s + self._wait(seen, steady, limit) + (tokens - 1.0) * seen.tpot_s * TOKEN_SPREAD
         return whole / float(alone(self.reference, self.requests.mean_input_tokens, tokens)[1])
 
-    def _length(self, tokens: np.ndarray, limit: Limit) -> float:  # type: ignore[type-arg]
+    def _length(self, tokens: Counts, limit: Limit) -> float:
         return float(np.percentile(tokens, limit.percentile))
