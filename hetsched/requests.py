@@ -71,6 +71,10 @@ class Requests:
             kept &= self.output_tokens <= use.max_output_tokens
         return self._where(kept)
 
+    def within(self, tokens: int) -> "Requests":
+        """Those whose prompt and output have at most so many tokens together."""
+        return self._where(self.input_tokens + self.output_tokens <= tokens)
+
     def of_class(self, name: str) -> "Requests":
         """Those of a class of `CLASSES`: HP or LP, heavy or light prefill, then HD or LD, likewise decode."""
         if name not in CLASSES:
@@ -125,7 +129,7 @@ def sampled(load: ServingLoad, count: int, rng: np.random.Generator, longest: in
     if longest is not None:
         inputs = np.minimum(inputs, longest - 1)
         outputs = np.minimum(outputs, longest - inputs)
-    return Requests(poisson(count, load.rate_per_s, rng), inputs, outputs, "sampled requests")
+    return Requests(poisson(count, load.rate_per_s, rng), inputs, outputs, "drawn at random")
 
 
 def _lengths(mean: float, sigma: float, count: int, rng: np.random.Generator) -> Counts:

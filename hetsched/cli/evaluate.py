@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option, output_options
+from hetsched.cli.options import OneOf, any_cost_model_names, memory_fraction_option, output_options
 
 
 @click.command("evaluate", short_help="Price any plan, also one written by hand.")
@@ -16,7 +16,7 @@ from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option
     metavar="CLUSTER",
     help="Price it on this cluster.  [default: the one the plan names]",
 )
-@click.option("--cost-model", type=OneOf(cost_model_names), help="What prices.  [default: as the plan was made]")
+@click.option("--cost-model", type=OneOf(any_cost_model_names), help="What prices.  [default: as the plan was made]")
 @memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
 @output_options
 def evaluate(
@@ -29,8 +29,9 @@ def evaluate(
 ) -> None:
     """Price PLAN, a plan file of hetsched or one written by hand.
 
-    Prints how long an iteration takes and why, and how full the GPUs are. A plan that does not fit is priced too, and
-    said not to fit; that is no failure. With --json it prints the plan's `predicted` object anew.
+    Of a training plan it prints how long an iteration takes and why, and how full the GPUs are; of a serving plan what
+    it can serve in a steady state, and the latencies of a short simulation of its workload. A plan that does not fit is
+    priced too, and said not to fit; that is no failure. With --json it prints the plan's `predicted` object anew.
 
     \b
     Examples:
@@ -43,12 +44,18 @@ def evaluate(
     from hetsched.cli.output import heading, say, say_json
     from hetsched.cost import COST_MODELS
     from hetsched.finish import prediction
-    from hetsched.readers import read_plan
+    from hetsched.plan import ServingPlan
+    from hetsched.readers import read_any_plan
     from hetsched.report.training_table import training_table
 
-    plan = read_plan(plan_path)
+    plan = read_any_plan(plan_path)
     name, share = pricing_of(plan, plan_path, cost_model, memory_fraction)
     cluster = cluster_of(plan, plan_path, cluster_path)
+    if isinstance(plan, ServingPlan):
+        from hetsched.cli.serving import evaluate_serving
+
+        evaluate_serving(cluster, plan, plan_path.parent, name, share, as_json, quiet)
+        return
     models = {other: make(share) for other, make in COST_MODELS.items()}
     cost = models.pop(name).price(cluster, plan)
     predicted = prediction(cluster, plan, cost, models)

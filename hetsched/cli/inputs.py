@@ -6,11 +6,11 @@ import warnings
 from pathlib import Path
 
 from hetsched.cluster import Cluster
-from hetsched.cost import COST_MODELS
+from hetsched.cost import COST_MODELS, SERVING_COST_MODELS
 from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import Fields
-from hetsched.plan import ClusterReference, Plan
+from hetsched.plan import AnyPlan, ClusterReference, Plan
 from hetsched.readers import read_cluster
 
 
@@ -32,7 +32,7 @@ def reference_to(cluster: Cluster, path: Path, plan_path: Path | None) -> Cluste
     return ClusterReference(cluster.name, Path(shown).as_posix(), sha256_of(path))
 
 
-def cluster_of(plan: Plan, plan_path: Path, given: Path | None) -> Cluster:
+def cluster_of(plan: AnyPlan, plan_path: Path, given: Path | None) -> Cluster:
     """The plan's cluster: the file given, else the plan's own, sought beside the plan file and then from here.
 
     Raises HetschedError where there is none; warns where the file has changed since the plan was made.
@@ -59,10 +59,17 @@ def cluster_of(plan: Plan, plan_path: Path, given: Path | None) -> Cluster:
     return read_cluster(found)
 
 
-def pricing_of(plan: Plan, plan_path: Path, name: str | None, memory_fraction: float | None) -> tuple[str, float]:
+def pricing_of(plan: AnyPlan, plan_path: Path, name: str | None, memory_fraction: float | None) -> tuple[str, float]:
     """The cost model and the memory share: those given, else those the plan was made with, else the defaults."""
     made = Fields(plan.provenance, f"{plan_path.name}: provenance")
-    name = name or made.choice("cost_model", list(COST_MODELS), next(iter(COST_MODELS)))
+    models = list(COST_MODELS if isinstance(plan, Plan) else SERVING_COST_MODELS)
+    name = name or made.choice("cost_model", models, models[0])
+    if name not in models:
+        kind = "training" if isinstance(plan, Plan) else "serving"
+        raise HetschedError(
+            f"{plan_path.name} is a {kind} plan, for which the cost model {name} has no price",
+            hint=f"use one of: {', '.join(models)}",
+        )
     if memory_fraction is None:
         memory_fraction = made.number("memory_fraction", MEMORY_FRACTION, above=0.0)
         if memory_fraction > 1:

@@ -81,6 +81,13 @@ def cost_model_names() -> Iterable[str]:
     return COST_MODELS
 
 
+def any_cost_model_names() -> Iterable[str]:
+    """What `--cost-model` takes where plans may be of either kind."""
+    from hetsched.cost import COST_MODELS, SERVING_COST_MODELS
+
+    return dict.fromkeys([*COST_MODELS, *SERVING_COST_MODELS])
+
+
 def exporter_names() -> Iterable[str]:
     """What `--to` takes."""
     from hetsched.exporters import EXPORTERS

@@ -71,8 +71,8 @@ def check_writable(path: Path, *inputs: Path) -> None:
 class ProgressLine:
     """One line on stderr that is rewritten while something lasts; nothing where stderr is no terminal."""
 
-    def __init__(self, label: str, quiet: bool = False) -> None:
-        self.label = label
+    def __init__(self, label: str, quiet: bool = False, parts: str = "passes") -> None:
+        self.label, self.parts = label, parts
         self._on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._next = time.monotonic() + PROGRESS_AFTER_S
         self._shown = 0
@@ -89,7 +89,7 @@ class ProgressLine:
     def part(self, done: int, total: int) -> None:
         """Told how much of something is done."""
         if self._due():
-            self._show(f"{done / total:.0%} of {total:,} passes")
+            self._show(f"{done / total:.0%} of {total:,} {self.parts}")
 
     def _due(self) -> bool:
         if not self._on or time.monotonic() < self._next:

@@ -43,6 +43,24 @@ HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the initial weights.")
 @click.option("--learning-rate", type=Positive(), default=3e-4, show_default=True, help="Of AdamW.")
+@click.option("--epoch-steps", type=POSITIVE, help="Repeat so many batches.  [default: new samples in every step]")
+@click.option(
+    "--quantise",
+    type=click.Choice(["changes", "direct"]),
+    default="changes",
+    show_default=True,
+    help="What a plan that compresses activations quantises: their changes since the last epoch (AQ-SGD), or "
+    "themselves; always themselves without --epoch-steps.",
+)
+@click.option(
+    "--cache-gib", type=Positive(), default=4.0, show_default=True, help="The most that a process keeps for --quantise."
+)
+@click.option(
+    "--cache-folder",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Keep it in files there.  [default: in memory]",
+)
 @click.option("--timeout-s", type=Positive(), default=600.0, show_default=True, help="The longest the run may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the lines.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no lines.")
@@ -61,6 +79,10 @@ def run(
     device: str,
     seed: int,
     learning_rate: float,
+    epoch_steps: int | None,
+    quantise: str,
+    cache_gib: float,
+    cache_folder: Path | None,
     timeout_s: float,
     as_json: bool,
     quiet: bool,
@@ -101,6 +123,10 @@ def run(
         text=text,
         device=device,
         timeout_s=timeout_s,
+        epoch_steps=epoch_steps,
+        quantise=quantise,
+        cache_gib=cache_gib,
+        cache_folder=cache_folder,
     )
     played = plan if full_size else _scaled(plan, given)
     lines = not (as_json or quiet)
@@ -153,6 +179,13 @@ def _announcement(plan: "Plan", played: "Plan") -> str:
     )
 
 
+def _sent_bytes(measured: "RunReport") -> dict[str, float]:
+    """Bytes that all processes sent in the last iteration."""
+    last = [steps[-1] for steps in measured.ranks]
+    kinds = ("activation_bytes", "activation_grad_bytes", "grad_bytes")
+    return {kind: sum(getattr(step, kind) for step in last) for kind in kinds}
+
+
 def _summary(plan: "Plan", played: "Plan", measured: "RunReport") -> str:
     predicted = plan.predicted.get("iteration_s")
     lines = [
@@ -194,6 +227,7 @@ def _document(plan: "Plan", played: "Plan", measured: "RunReport", report: "Chec
         "device": measured.device,
         "dtype": measured.dtype,
         "scaled_down": played is not plan,
+        "sent_bytes": _sent_bytes(measured),
         "predicted_iteration_s": plan.predicted.get("iteration_s"),
     }
     if report is not None:

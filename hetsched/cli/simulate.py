@@ -1,15 +1,17 @@
 """`hetsched simulate`: play a plan event by event."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hetsched.cli.options import memory_fraction_option, output_options
+from hetsched.cli.serving_load import ARRIVALS, LOAD_KEYS, load_options
 
 if TYPE_CHECKING:
     from hetsched.cluster import Cluster
     from hetsched.plan import Plan
+    from hetsched.simulate.serving.result import ServingRun
 
 ROUNDING = 1e-9  # relative: two times that differ by less are the same
 
@@ -30,36 +32,124 @@ ROUNDING = 1e-9  # relative: two times that differ by less are the same
     help="Write what happens when there, for Perfetto or chrome://tracing.",
 )
 @memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
+@load_options
+@click.option("--requests", type=click.IntRange(1), metavar="N", help="So many.  [default: all of a trace, else 1000]")
+@click.option(
+    "--arrivals",
+    type=click.Choice(ARRIVALS),
+    default=ARRIVALS[0],
+    show_default=True,
+    help="As in the trace, or drawn from it at random.",
+)
+@click.option(
+    "--routing",
+    type=click.Choice(["shares", "random", "least-loaded"]),
+    default="shares",
+    show_default=True,
+    help="In turn or by chance by the plan's shares, or to the least loaded for its share.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal runs.")
+@click.option("--find-rate", is_flag=True, help="Find the highest rate at which the limits hold, and play that.")
+@click.option("--request", type=click.IntRange(0), metavar="N", help="Show this request's life, counted from 0.")
 @output_options
 def simulate(
     plan_path: Path,
     cluster_path: Path | None,
     timeline: Path | None,
     memory_fraction: float | None,
+    requests: int | None,
+    arrivals: str,
+    routing: str,
+    seed: int,
+    find_rate: bool,
+    request: int | None,
     as_json: bool,
     quiet: bool,
+    **load: Any,
 ) -> None:
-    """Play one iteration of the training plan PLAN, event by event.
+    """Play PLAN event by event.
 
-    Passes, messages, all-reduces and optimiser steps happen one after another, and transfers share the networks of
-    nodes for as long as they meet there. Prints how long that takes, what the cost model says, and what each stage
-    does. Where no two transfers ever meet, both must agree, and the output says so (exact: true). With --json it
-    prints the plan's `predicted` object anew, from the simulation.
+    A training plan: one iteration. Passes, messages, all-reduces and optimiser steps happen one after another, and
+    transfers share the networks of nodes for as long as they meet there. Prints how long that takes, what the cost
+    model says, and what each stage does. Where no two transfers ever meet, both must agree, and the output says so
+    (exact: true).
+
+    A serving plan: requests arrive, wait, are batched step by step, and leave. They are those of the plan's workload,
+    unless options say otherwise. Prints times to the first token, per output token and of whole requests, how many keep
+    the limits, and what each replica does. The options from --rate on are for serving plans.
+
+    With --json it prints the plan's `predicted` object anew, from the simulation.
 
     \b
     Examples:
-      hetsched simulate plan.json
       hetsched simulate plan.json --timeline timeline.json
+      hetsched simulate serve.json --trace azure-2023-conv --rate 4 --seed 1
     """
     from hetsched.cli.inputs import cluster_of, pricing_of
     from hetsched.cli.output import check_writable
-    from hetsched.readers import read_plan
+    from hetsched.plan import Plan
+    from hetsched.readers import read_any_plan
 
     if timeline is not None:
         check_writable(timeline, plan_path, *([cluster_path] if cluster_path is not None else []))
-    plan = read_plan(plan_path)
+    plan = read_any_plan(plan_path)
     _, share = pricing_of(plan, plan_path, None, memory_fraction)
-    _play_training(plan, cluster_of(plan, plan_path, cluster_path), share, timeline, as_json, quiet)
+    cluster = cluster_of(plan, plan_path, cluster_path)
+    if isinstance(plan, Plan):
+        given = [key for key in LOAD_KEYS if load[key] is not None]
+        others = (("requests", requests), ("request", request), ("find-rate", find_rate or None))
+        given += [key for key, value in others if value is not None]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is for serving plans, {plan_path.name} is none.")
+        _play_training(plan, cluster, share, timeline, as_json, quiet)
+        return
+    if timeline is not None and request is None:
+        raise click.UsageError("--timeline of a serving plan shows one request's life: add --request N.")
+    from dataclasses import replace
+
+    from hetsched.cli.serving import highest_rate_of, played
+    from hetsched.cli.serving_load import Drawing, load_of
+    from hetsched.errors import InfeasibleError
+    from hetsched.simulate.serving.run import Settings
+
+    wanted, drawing = load_of(load, plan.workload), Drawing(requests, seed, arrivals)
+    settings = Settings(routing, seed, request)
+    if find_rate:
+        rate = highest_rate_of(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+        if not rate:
+            raise InfeasibleError(f"{plan_path.name} keeps its limits at no rate", hint="loosen the limits")
+        wanted = replace(wanted, rate_per_s=rate)
+    run, predicted = played(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+    if find_rate:
+        predicted = {**predicted, "highest_rate_per_s": rate}
+    _show_serving(run, predicted, cluster.name, request, timeline, as_json, quiet)
+
+
+def _show_serving(
+    run: "ServingRun",
+    predicted: dict[str, Any],
+    cluster: str,
+    request: int | None,
+    timeline: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from hetsched.cli.output import heading, say, say_json
+    from hetsched.files import write_text
+    from hetsched.report.serving_simulation import request_life, request_trace, serving_simulation_table
+
+    if timeline is not None and request is not None:
+        write_text(timeline, request_trace(run, request))
+    if as_json:
+        if request is not None:
+            predicted = {**predicted, "moments": [moment._asdict() for moment in run.moments]}
+        say_json(predicted)
+    elif not quiet:
+        say(serving_simulation_table(run, predicted, cluster, emphasise=heading))
+        if request is not None:
+            say("\n" + request_life(run, request, emphasise=heading))
+        if timeline is not None:
+            say(f"\nwritten to {timeline}; open it in https://ui.perfetto.dev")
 
 
 def _play_training(

@@ -10,8 +10,11 @@ from heapq import heapify, heapreplace
 from math import inf
 from typing import Protocol
 
+from hetsched.cost.pipeline_terms import PipelineTerms
+
 Group = tuple[int, ...]
 Chain = tuple[tuple[Group, int], ...]
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,11 @@ class ChainPricer(Protocol):
         ...
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        """The chain of these groups whose slowest stage is fastest, under memory; None where no split fits."""
+        """The chain of these groups that ends soonest (`pipelined_ends`), under memory; None where no split fits."""
+        ...
+
+    def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+        """Times and limits of the stages that these groups can be, where a pipeline does `share` micro-batches."""
         ...
 
     def shares(self, chains: Sequence[Chain]) -> list[int]:
@@ -72,6 +79,62 @@ def even_ends(seconds: Sequence[float], extra: Sequence[float], most: Sequence[i
         s = ends.index(min(ends))
         counts[s] += 1
         ends[s] = ends[s] + seconds[s] if counts[s] < most[s] else inf
+    return counts
+
+
+def pipelined_ends(
+    seconds: Sequence[float],
+    extra: Sequence[float],
+    most: Sequence[int],
+    blocks: int,
+    repeats: int,
+    floor_s: float = 0.0,
+) -> list[int] | None:
+    """As `even_ends`, but so that a pipeline of `repeats` micro-batches ends soonest: sum + (repeats - 1) · slowest.
+
+    The slowest is no less than floor_s, what hops take.
+    Exact: for a limit on the slowest the least sum fills the fastest stages first, and limits are gone through from the
+    largest that can matter down, each to just below the slowest that the one before came to.
+    """
+    counts = even_ends(seconds, extra, most, blocks)
+    if counts is None or len(counts) == 1:
+        return counts
+    stages = list(zip(extra, seconds, most, strict=True))
+    order = sorted(range(len(counts)), key=seconds.__getitem__)
+    further = repeats - 1
+
+    def filled(limit: float) -> tuple[list[int], float, float] | None:
+        """Counts, sum and slowest, none of them slower than the limit."""
+        left, found = blocks - len(stages), [1] * len(stages)
+        for s in order:
+            more, each, room = stages[s]
+            if each > 0.0 and limit < inf:
+                room = min(room, int((limit - more) / each))
+            taken = min(left, max(0, room - 1))
+            found[s] += taken
+            left -= taken
+        if left:
+            return None
+        times = [more + each * count for (more, each, _), count in zip(stages, found, strict=True)]
+        return found, sum(times), max(floor_s, *times)
+
+    times = [more + each * count for (more, each, _), count in zip(stages, counts, strict=True)]
+    level = max(floor_s, *times)
+    best_s = sum(times) + further * level
+    free = filled(inf)
+    for trial in (filled(level * (1 + ROUNDING)), free):
+        if trial is not None and trial[1] + further * trial[2] < best_s:
+            counts, best_s = trial[0], trial[1] + further * trial[2]
+    if free is None or not further:
+        return counts
+    limit = min(free[2] * (1 - ROUNDING), (best_s - free[1]) / further)
+    while limit > level:
+        trial = filled(limit)
+        if trial is None or trial[1] + further * level >= best_s:
+            break
+        if trial[1] + further * trial[2] < best_s:
+            counts, best_s = trial[0], trial[1] + further * trial[2]
+        limit = trial[2] * (1 - ROUNDING)
     return counts
 
 

@@ -11,11 +11,13 @@ from math import inf
 
 from hetsched.cluster import Cluster
 from hetsched.cost.chain_rings import Ring, chain_rings
-from hetsched.cost.chains import Chain, Group, Standing, apportion, even_ends
+from hetsched.cost.chains import Chain, Group, Standing, apportion, pipelined_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
 from hetsched.cost.network import Lanes, Team, all_reduce_s, step_s, transfer_s
+from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes, worker_of
+from hetsched.cost.roofline_terms import roofline_terms
 from hetsched.cost.schedule import Hop, play
 from hetsched.cost.traffic import compressed_bytes
 from hetsched.model import ModelSpec
@@ -168,18 +170,17 @@ class RooflineChains:
             count = self.blocks if depth == 1 else 1
             work = self.work(groups[s], count, first, last)
             extra[s] = work.forward_s + work.backward_s - count * seconds[s]
-        counts = even_ends(seconds, extra, self._caps(groups, share, pipelines), self.blocks)
+        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
+        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
+        counts = pipelined_ends(seconds, extra, self._caps(groups, share, pipelines), self.blocks, share, busy_s)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
 
     def _tiny(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
         """A model of one or two blocks."""
         counts = [1] * len(groups) if len(groups) == self.blocks else [self.blocks]
         chain = tuple(zip(groups, counts, strict=True))
-        return (
-            chain
-            if self.fits(chain, -(-self.job.global_batch // self.job.micro_batch // pipelines), pipelines)
-            else None
-        )
+        share = -(-self.job.global_batch // self.job.micro_batch // pipelines)
+        return chain if self.fits(chain, share, pipelines) else None
 
     def fits(self, chain: Chain, share: int, pipelines: int) -> bool:
         """Whether no stage of a pipeline of so many micro-batches needs more memory than it has."""
@@ -193,7 +194,8 @@ class RooflineChains:
         last = len(chain) - 1
         return [self.work(group, count, s == 0, s == last) for s, (group, count) in enumerate(chain)]
 
-    def _hop(self, here: Group, there: Group, pair: int, out: int, into: int) -> Hop:
+    def hop(self, here: Group, there: Group, pair: int, out: int, into: int) -> Hop:
+        """Between two groups, where so many flows share the way from node to node, out of one, and into the other."""
         key = here, there, pair, out, into
         hop = self._hops.get(key)
         if hop is None:
@@ -211,12 +213,16 @@ class RooflineChains:
     def _pair(self, here: Group, there: Group) -> tuple[Team, Team]:
         return self._representatives(here, Counter()), self._representatives(there, Counter(here))
 
+    def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+        """See `ChainPricer`."""
+        return roofline_terms(self, groups, share, pipelines)
+
     def _pace(self, chain: Chain) -> tuple[float, float]:
         """Seconds that each further micro-batch takes, and that the first takes besides, with free links."""
         found = self._paces.get(chain)
         if found is None:
             works = [work.forward_s + work.backward_s for work in self.stage_works(chain)]
-            hops = [self._hop(a, b, 0, 0, 0) for (a, _), (b, _) in pairwise(chain)]
+            hops = [self.hop(a, b, 0, 0, 0) for (a, _), (b, _) in pairwise(chain)]
             pace = max([*works, *(max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops)])
             through = sum(works) + sum(
                 hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
@@ -285,7 +291,7 @@ class RooflineChains:
             hops = []
             for (a, _), (b, _) in pairwise(chain):
                 i, j = nodes[a[0]], nodes[b[0]]
-                hops.append(self._hop(a, b, 0, 0, 0) if i == j else self._hop(a, b, pairs[i, j], out[i], into[j]))
+                hops.append(self.hop(a, b, 0, 0, 0) if i == j else self.hop(a, b, pairs[i, j], out[i], into[j]))
             gathers = self.options.zero == GATHERED_WEIGHTS
             key = tuple(line) if gathers else chain, share, tuple(map(id, hops))
             ends = self._played.get(key)

@@ -1,8 +1,8 @@
 """Runs a training plan as real torch processes: unequal pipelines, layers and batch shares.
 
-Read in this order: shards, groups, communication, tensor_parallel, model, stage, schedule, gradients, train, check,
-launch. Only what runs inside a rank imports torch; `run_plan`, `check_plan` and `scaled_plan` need it when they are
-called, not when they are imported.
+Read in this order: shards, groups, compression, communication, tensor_parallel, model, schedule, stage, gradients,
+reduction, train, check, launch. Only what runs inside a rank imports torch; `run_plan`, `check_plan` and `scaled_plan`
+need it when they are called, not when they are imported.
 """
 
 from hetsched.executor.launch import check_plan, run_plan

@@ -19,7 +19,7 @@ from typing import Any
 from hetsched.errors import HetschedError
 from hetsched.executor.launch import require_torch
 from hetsched.executor.limits import check_limits
-from hetsched.executor.settings import DEVICES, RunSettings, StepReport
+from hetsched.executor.settings import DEVICES, QUANTISED, RunSettings, StepReport
 from hetsched.files import read_text, write_text
 from hetsched.plan import Plan
 
@@ -52,6 +52,10 @@ def _run(given: argparse.Namespace, say: Say) -> None:
         device=given.device,
         timeout_s=given.timeout_s,
         threads=given.threads,
+        epoch_steps=given.epoch_steps,
+        quantise=given.quantise,
+        cache_gib=given.cache_gib,
+        cache_folder=given.cache_folder,
     )
     plan = read_plan(given.plan)
     rank, world_size = _whole("RANK"), _whole("WORLD_SIZE")
@@ -153,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--timeout-s", type=float, default=600.0)
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
+    parser.add_argument("--epoch-steps", type=int, help="repeat so many batches; default: new samples in every step")
+    parser.add_argument(
+        "--quantise", choices=QUANTISED, default="changes", help="of activations in plans that compress"
+    )
+    parser.add_argument("--cache-gib", type=float, default=4.0, help="the most that a rank keeps of activations")
+    parser.add_argument("--cache-folder", type=Path, metavar="DIR", help="keep them in files there, not in memory")
     parser.add_argument("--init-method", default="env://", help="default: meet at MASTER_ADDR:MASTER_PORT")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write rank-R.jsonl there")
     parser.add_argument("--gradients-to", type=Path, metavar="DIR", help="write gradients there, first and last step")

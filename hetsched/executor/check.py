@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hetsched.executor.data import ByteText
+from hetsched.executor.data import ByteText, Epochs
 from hetsched.executor.gradients import BETAS, WEIGHT_DECAY
 from hetsched.executor.groups import seats
 from hetsched.executor.model import Transformer
@@ -34,7 +34,7 @@ Held = Mapping[str, list[tuple[int, int, int, Tensor]]]  # slices: dim, start, s
 def reference(plan: Plan, settings: RunSettings) -> Iterator[tuple[float, Gradients]]:
     """Loss and gradients by name of each step of one process, on the CPU in fp32, or fp64 where asked for."""
     job = plan.workload
-    text = ByteText(settings.text)
+    text, epochs = ByteText(settings.text), Epochs(settings.epoch_steps, settings.seed)
     model = Transformer(plan.model, (0, plan.model.num_layers))
     model.initialise(settings.seed)
     if settings.dtype == "fp64":
@@ -45,7 +45,7 @@ def reference(plan: Plan, settings: RunSettings) -> Iterator[tuple[float, Gradie
         total = 0.0
         for first in range(0, job.global_batch, SEQUENCES_AT_ONCE):
             numbers = range(first, min(first + SEQUENCES_AT_ONCE, job.global_batch))
-            inputs, targets = text.samples(step * job.global_batch, numbers, job.seq_len)
+            inputs, targets = text.samples(epochs.batch(step) * job.global_batch, numbers, job.seq_len)
             logits = model(inputs).flatten(0, 1)
             loss = functional.cross_entropy(logits, targets.flatten()) * (len(numbers) / job.global_batch)
             loss.backward()  # type: ignore[no-untyped-call]

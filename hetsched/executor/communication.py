@@ -14,6 +14,7 @@ What overlaps with what, exactly (the cost model imitates this):
 - A stage waits only when its next action needs a tensor that has not come: before a forward pass for the activation,
   before a backward pass for the gradient.
 - Messages of one direction of one boundary arrive in micro-batch order.
+- What is compressed (`compression`) is so before it is sent, and again whole before the parts are gathered.
 
 In a plan without `overlap` each receiving device gets the whole tensor, and a stage does nothing until what it sends
 has left, as the pipeline engines of Megatron-LM and DeepSpeed do.
@@ -21,18 +22,21 @@ has left, as the pipeline engines of Megatron-LM and DeepSpeed do.
 
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hetsched.executor.compression import Codec, Rows
 from hetsched.executor.groups import Channel
 from hetsched.executor.shards import Range, cut
 from hetsched.executor.tensor_parallel import Team
 
 RECEIVES_AHEAD = 2
 T = TypeVar("T")
+MakeCodec = Callable[[Rows], Codec]
 
 
 def present(value: T | None) -> T:
@@ -66,37 +70,36 @@ class Inbox:
     `waited_s` adds up the host time spent waiting for them.
     """
 
-    def __init__(
-        self, channel: Channel, team: Team, shape: tuple[int, int], like: Tensor, overlap: bool = True
-    ) -> None:
+    def __init__(self, channel: Channel, team: Team, shape: Rows, make: MakeCodec, overlap: bool = True) -> None:
+        first, last = part_of(shape[0], team.degree, channel.part, overlap)
         self._channel, self._team, self._shape, self._overlap = channel, team, shape, overlap
-        self._dtype, self._device = like.dtype, like.device
-        self._posted: deque[tuple[Tensor, dist.Work]] = deque()
-        self._to_post = 0
+        self._codec = make((last - first, shape[1]))
+        self._posted: deque[tuple[int, Tensor, dist.Work]] = deque()
+        self._to_post: Iterator[int] = iter(())
         self.waited_s = 0.0
 
-    def expect(self, messages: int) -> None:
-        """Start a step of so many messages: post the first receives."""
-        self._to_post = messages
+    def expect(self, keys: Iterable[int]) -> None:
+        """Start a step of messages for the samples `keys`: post the first receives."""
+        self._to_post = iter(keys)
         for _ in range(RECEIVES_AHEAD):
             self._post()
 
     def take(self) -> Tensor:
         """The next tensor; waits for it, and posts a receive in its stead."""
-        own, work = self._posted.popleft()
+        key, message, work = self._posted.popleft()
         start = time.perf_counter()
         work.wait()
         self.waited_s += time.perf_counter() - start
         self._post()
+        own = self._codec.decode(message, key)
         return self._gathered(own) if self._overlap and self._team.group is not None else own
 
     def _post(self) -> None:
-        if self._to_post:
-            self._to_post -= 1
-            first, last = part_of(self._shape[0], self._team.degree, self._channel.part, self._overlap)
-            tensor = torch.empty((last - first, self._shape[1]), dtype=self._dtype, device=self._device)
-            work = present(dist.irecv(tensor, self._channel.source, group=self._channel.group))
-            self._posted.append((tensor, work))
+        key = next(self._to_post, None)
+        if key is not None:
+            message = self._codec.blank(key)
+            work = present(dist.irecv(message, self._channel.source, group=self._channel.group))
+            self._posted.append((key, message, work))
 
     def _gathered(self, own: Tensor) -> Tensor:
         """The whole tensor of which each device of the team has its own part; parts travel as long as the longest."""
@@ -121,17 +124,28 @@ class Outbox:
     when it is reached, or that its receiver needs nothing else to take it: so a send can't deadlock.
     """
 
-    def __init__(self, channels: tuple[Channel, ...], team_size: int, bound: int, overlap: bool = True) -> None:
-        self._channels, self._team_size, self._overlap = channels, team_size, overlap
+    def __init__(
+        self,
+        channels: tuple[Channel, ...],
+        team_size: int,
+        shape: Rows,
+        make: MakeCodec,
+        bound: int,
+        overlap: bool = True,
+    ) -> None:
+        ranges = [part_of(shape[0], team_size, channel.part, overlap) for channel in channels]
+        self._ways = [
+            (channel, first, last, make((last - first, shape[1])))
+            for channel, (first, last) in zip(channels, ranges, strict=True)
+        ]
         self._bound = bound * len(channels) if overlap else 0
         self._sending: deque[tuple[Tensor, dist.Work]] = deque()
         self.sent_bytes = 0
 
-    def send(self, tensor: Tensor) -> None:
-        """Start sending; returns at once, but waits without overlap."""
-        for channel in self._channels:
-            first, last = part_of(len(tensor), self._team_size, channel.part, self._overlap)
-            message = tensor.detach()[first:last].contiguous()
+    def send(self, tensor: Tensor, key: int) -> None:
+        """Start sending the tensor of the samples `key`; returns at once, but waits without overlap."""
+        for channel, first, last, codec in self._ways:
+            message = codec.encode(tensor.detach()[first:last], key)
             work = present(dist.isend(message, channel.target, group=channel.group))
             self._sending.append((message, work))
             self.sent_bytes += message.nbytes

@@ -1,14 +1,8 @@
-"""Gradients and weights of one rank: a bucket for each sharing, the reduction of its gradients, and AdamW.
+"""Gradients and weights of one rank: a bucket for each sharing, and AdamW.
 
 A bucket holds the slices that exactly the same ranks hold, flat, in one order on all of them: their gradients in fp32,
 their weights in the compute dtype, and the fp32 weights that AdamW updates. Parameters whose whole is one slice are
 views of it.
-
-What travels when, exactly (the cost model imitates this): when a rank has ended its last backward pass of the step it
-starts one sum all-reduce for each of its buckets (`groups.sharings`: last blocks first, then the embedding, a tied
-embedding last), one message of all their gradients in the compute dtype, without waiting for the one before. It updates
-its weights when all have ended. So all-reduces overlap with the passes of stages that end later and with one another,
-and not with this rank's own passes.
 
 ZeRO 1 (Rajbhandari et al. 2020, arXiv 1910.02054): each rank of a bucket keeps optimiser states and fp32 weights of an
 equal part of it. The all-reduce is then in two: gradients are reduced to each part's owner, updated weights gathered.
@@ -23,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from hetsched.executor.communication import all_gather, present, reduce_scatter
+from hetsched.executor.communication import all_gather, present
 from hetsched.executor.groups import Seat
 from hetsched.executor.shards import Range, Ranks, Sharing, Slice, piece_of
 from hetsched.model import ModelSpec
@@ -91,13 +85,14 @@ def make_buckets(
     *,
     dtype: torch.dtype,
     zero: bool,
+    granule: int = 1,
 ) -> tuple[Bucket, ...]:
     """Buckets of these parameters, in the order of `sharings`; gradients of backward passes add up in them.
 
-    The parameters, in fp32 so far, are in `dtype` afterwards.
+    The parameters, in fp32 so far, are in `dtype` afterwards. granule: an equal part of a bucket has a multiple of it.
     """
     buckets = tuple(
-        _bucket(parameters, spec, seat, sharing, groups, dtype, zero)
+        _bucket(parameters, spec, seat, sharing, groups, dtype, zero, granule)
         for sharing in sharings
         if seat.rank in sharing.ranks
     )
@@ -120,6 +115,7 @@ def _bucket(
     groups: Mapping[Ranks, dist.ProcessGroup],
     dtype: torch.dtype,
     zero: bool,
+    granule: int,
 ) -> Bucket:
     wide = torch.promote_types(dtype, torch.float32)
     homes, held, end = [], [], 0
@@ -130,11 +126,11 @@ def _bucket(
         held.append(home.of(parameter).flatten())
         end = home.flat[1]
     group = groups[sharing.ranks] if sharing.reduced else None
-    owners = len(sharing.ranks) if zero and group is not None else 1
-    each = -(-end // owners)
-    place = sharing.ranks.index(seat.rank) if owners > 1 else 0
-    start, stop = place * each, (place + 1) * each
-    flat = torch.cat([*held, held[0].new_zeros(each * owners - end)]).to(wide)
+    parts = len(sharing.ranks) if group is not None and (zero or granule > 1) else 1
+    each = -(-end // (parts * granule)) * granule
+    place = sharing.ranks.index(seat.rank)
+    start, stop = (place * each, (place + 1) * each) if zero and parts > 1 else (0, parts * each)
+    flat = torch.cat([*held, held[0].new_zeros(parts * each - end)]).to(wide)
     weights = flat.to(dtype)
     master = weights[start:stop] if dtype == wide else flat[start:stop].clone()
     counted = seat.rank in sharing.counted
@@ -159,29 +155,6 @@ def _accumulate(parameter: nn.Parameter, places: Sequence[tuple[Home, Tensor]]) 
         ready.grad = None
 
     parameter.register_post_accumulate_grad_hook(add)  # type: ignore[no-untyped-call]
-
-
-def all_reduce(buckets: Sequence[Bucket], dtype: torch.dtype) -> None:
-    """Add every bucket up over its group, all at once; `dtype` is what travels. A sharded one only in its own part."""
-    started: list[tuple[Tensor, Tensor, dist.Work]] = []
-    for bucket in buckets:
-        if bucket.group is None:
-            continue
-        if not bucket.counted:
-            bucket.gradients.zero_()
-        message = bucket.gradients.to(dtype)  # the bucket itself in fp32
-        if bucket.sharded:
-            into = bucket.own_part(bucket.gradients)
-            total = into.to(dtype)
-            work = reduce_scatter(total, message, bucket.group)
-        else:
-            into, total = bucket.gradients, message
-            work = present(dist.all_reduce(message, group=bucket.group, async_op=True))
-        started.append((into, total, work))
-    for into, total, work in started:
-        work.wait()
-        if total is not into:
-            into.copy_(total)
 
 
 class AdamW:

@@ -16,7 +16,7 @@ from hetsched.errors import HetschedError
 from hetsched.executor.limits import check_limits
 from hetsched.executor.settings import CheckReport, RunReport, RunSettings, StepReport
 from hetsched.files import read_text, write_text
-from hetsched.plan import Plan
+from hetsched.plan import Compression, Plan
 
 POLL_S = 0.05
 GRACE_S = 0.3  # for the others to end too, so that the cause can be told from its consequences
@@ -79,6 +79,11 @@ def check_plan(
 
     Raises what `run_plan` raises; a run that computes something else is a report with `failures`, not an exception.
     """
+    if plan.options.compression != Compression():
+        raise HetschedError(
+            "run --check: the plan compresses messages, so it does not compute what one process does",
+            hint="set the three bits under options.compression to 16 to check all else",
+        )
     settings = settings or RunSettings()
     settings = replace(
         settings,
@@ -114,6 +119,10 @@ def arguments(settings: RunSettings, folder: Path, gradients_to: Path | None) ->
         "--device": settings.device,
         "--timeout-s": settings.timeout_s,
         "--threads": settings.threads,
+        "--epoch-steps": settings.epoch_steps,
+        "--quantise": settings.quantise,
+        "--cache-gib": settings.cache_gib,
+        "--cache-folder": settings.cache_folder.resolve() if settings.cache_folder else None,
         "--gradients-to": gradients_to,
     }
     given = [str(word) for option, value in options.items() if value is not None for word in (option, value)]

@@ -1,8 +1,11 @@
 """What this executor does not run, said before anything starts."""
 
-from hetsched.errors import HetschedError
-from hetsched.plan import Compression, Plan
+from dataclasses import asdict
 
+from hetsched.errors import HetschedError
+from hetsched.plan import Plan
+
+FULL_BITS = 16  # not compressed
 BYTES = 256  # tokens are bytes
 
 
@@ -37,11 +40,12 @@ def check_limits(plan: Plan) -> tuple[str, ...]:
             f"{plan.model.max_positions} positions",
             hint="use a shorter seq_len",
         )
-    if plan.options.compression != Compression():
-        raise HetschedError(
-            "run: the plan compresses messages, which this version does not execute",
-            hint="plan without compression, or set all three bits to 16",
-        )
+    for name, bits in asdict(plan.options.compression).items():
+        if not 2 <= bits <= 8 and bits != FULL_BITS:
+            raise HetschedError(
+                f"run: {name} is {bits}, and what is compressed has 2 to 8 bits",
+                hint="use 2 to 8 bits, or 16 for none",
+            )
     if plan.options.zero > 1:
         return (f"zero {plan.options.zero} is run as zero 1: optimiser states alone are sharded",)
     return ()

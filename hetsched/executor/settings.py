@@ -7,6 +7,7 @@ from hetsched.errors import HetschedError
 from hetsched.units import DTYPE_BYTES
 
 DEVICES = ("auto", "cpu", "cuda")
+QUANTISED = ("changes", "direct")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +18,10 @@ class RunSettings:
     and the plan's elsewhere. text: a file to train on, as bytes; None is the bundled sample. device: `cpu`, `cuda`, or
     `auto`, which is cuda where each process of the machine has a GPU of its own. timeout_s: the longest the whole run
     may take, and a message may be waited for. threads: of torch, per process.
+
+    epoch_steps: train on so many batches, in a new order every epoch; None is new samples in every step. For plans that
+    compress: quantise activations' `changes` since the sample was last seen, where samples repeat, or the activations
+    themselves, `direct`; cache_gib: the most a rank may keep for that; cache_folder: in files there, memory-mapped.
     """
 
     steps: int = 5
@@ -27,10 +32,18 @@ class RunSettings:
     device: str = "auto"
     timeout_s: float = 600.0
     threads: int = 1
+    epoch_steps: int | None = None
+    quantise: str = "changes"
+    cache_gib: float = 4.0
+    cache_folder: Path | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise HetschedError(f"run: {self.steps} steps", hint="run at least one")
+        if self.epoch_steps is not None and self.epoch_steps < 1:
+            raise HetschedError(f"run: epochs of {self.epoch_steps} steps", hint="give at least one")
+        if self.quantise not in QUANTISED:
+            raise HetschedError(f"run: quantise is {self.quantise!r}", hint=f"use one of: {', '.join(QUANTISED)}")
         if self.threads < 1:
             raise HetschedError(f"run: {self.threads} threads a process", hint="use at least one")
         if not self.timeout_s > 0:
@@ -49,6 +62,9 @@ class StepReport:
     on all ranks to the end of this one. Of that, schedule_s is forward and backward passes with their waits,
     of which wait_s went by waiting for messages (host time; on CUDA the waits happen on the device and are not seen),
     all_reduce_s the gradient all-reduces that the passes did not hide, optimizer_s the weight update.
+
+    Bytes as they left this rank: activation_bytes forwards and activation_grad_bytes backwards, and grad_bytes, the
+    messages that its all-reduces began with.
     """
 
     step: int
@@ -58,6 +74,9 @@ class StepReport:
     wait_s: float
     all_reduce_s: float
     optimizer_s: float
+    activation_bytes: int = 0
+    activation_grad_bytes: int = 0
+    grad_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

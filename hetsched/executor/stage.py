@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
-from hetsched.executor.communication import Inbox, Outbox, present
-from hetsched.executor.data import ByteText
+from hetsched.executor.communication import Inbox, MakeCodec, Outbox, present
+from hetsched.executor.compression import Codecs
+from hetsched.executor.data import ByteText, Epochs
 from hetsched.executor.groups import Channel, Groups, Seat
 from hetsched.executor.model import Transformer
 from hetsched.executor.schedule import actions, in_flight
+from hetsched.executor.settings import RunSettings
 from hetsched.executor.shards import Ranks
 from hetsched.executor.tensor_parallel import cross_entropy
 from hetsched.plan import Plan
@@ -21,24 +23,31 @@ class StageWorker:
     whatever each pipeline's share.
     """
 
-    def __init__(self, plan: Plan, seat: Seat, model: Transformer, text: ByteText, groups: Groups) -> None:
+    def __init__(
+        self, plan: Plan, seat: Seat, model: Transformer, text: ByteText, groups: Groups, settings: RunSettings
+    ) -> None:
         self._plan, self._seat, self._model, self._text = plan, seat, model, text
         parameter = next(iter(model.parameters()))
-        self._device = parameter.device
+        self._device, self._epochs = parameter.device, Epochs(settings.epoch_steps, settings.seed)
+        keys = (settings.epoch_steps or 0) * seat.micro_batches
+        codecs = Codecs(plan.options.compression, settings, parameter, keys, seat.rank)
         job, overlap = plan.workload, plan.options.overlap
         self._shape = (job.micro_batch, job.seq_len, plan.model.hidden_size)
         flat = (job.micro_batch * job.seq_len, plan.model.hidden_size)
 
-        def inbox(channel: Channel | None) -> Inbox | None:
-            return None if channel is None else Inbox(channel, model.team, flat, parameter, overlap)
+        def inbox(channel: Channel | None, make: MakeCodec) -> Inbox | None:
+            return None if channel is None else Inbox(channel, model.team, flat, make, overlap)
 
-        def outbox(channels: tuple[Channel, ...], receivers: Ranks, earlier: int) -> Outbox | None:
-            bound = in_flight(plan.options.schedule, earlier, seat.depth, seat.micro_batches)
-            return Outbox(channels, len(receivers), bound, overlap) if receivers else None
+        def outbox(
+            channels: tuple[Channel, ...], receivers: Ranks, make: MakeCodec, earlier_stage: int
+        ) -> Outbox | None:
+            bound = in_flight(plan.options.schedule, earlier_stage, seat.depth, seat.micro_batches)
+            return Outbox(channels, len(receivers), flat, make, bound, overlap) if receivers else None
 
-        self._activations_in, self._gradients_in = inbox(groups.activations_in), inbox(groups.gradients_in)
-        self._activations_out = outbox(groups.activations_out, seat.next, seat.stage)
-        self._gradients_out = outbox(groups.gradients_out, seat.previous, seat.stage - 1)
+        self._activations_in = inbox(groups.activations_in, codecs.of_activations)
+        self._gradients_in = inbox(groups.gradients_in, codecs.of_gradients)
+        self._activations_out = outbox(groups.activations_out, seat.next, codecs.of_activations, seat.stage)
+        self._gradients_out = outbox(groups.gradients_out, seat.previous, codecs.of_gradients, seat.stage - 1)
         self._inputs: dict[int, Tensor] = {}
         self._outputs: dict[int, Tensor] = {}
 
@@ -47,20 +56,26 @@ class StageWorker:
         """Host time spent waiting for messages so far."""
         return sum(box.waited_s for box in (self._activations_in, self._gradients_in) if box is not None)
 
+    @property
+    def sent_bytes(self) -> tuple[int, int]:
+        """Bytes of activations and of their gradients that have left this rank so far."""
+        forward, backward = self._activations_out, self._gradients_out
+        return 0 if forward is None else forward.sent_bytes, 0 if backward is None else backward.sent_bytes
+
     def run_step(self, step: int) -> Tensor:
         """All passes of one training step, in the schedule's order. Returns this rank's share of the loss, fp64."""
-        seat = self._seat
+        seat, batch = self._seat, self._epochs.batch(step)
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         for inbox in (self._activations_in, self._gradients_in):
             if inbox is not None:
-                inbox.expect(seat.micro_batches)
+                inbox.expect(self._key(batch, number) for number in range(seat.micro_batches))
         for action in actions(self._plan.options.schedule, seat.stage, seat.depth, seat.micro_batches):
             if action.kind == "forward":
-                self._forward(step, action.micro_batch)
+                self._forward(batch, action.micro_batch)
                 if self._model.head is not None and self._model.team.place == 0:  # its team has the same loss
                     loss += self._outputs[action.micro_batch].detach()
             else:
-                self._backward(action.micro_batch)
+                self._backward(batch, action.micro_batch)
         return loss
 
     def finish_sends(self) -> None:
@@ -69,26 +84,27 @@ class StageWorker:
             if outbox is not None:
                 outbox.drain()
 
-    def _forward(self, step: int, micro_batch: int) -> None:
+    def _forward(self, batch: int, micro_batch: int) -> None:
         numbers = self._numbers(micro_batch)
         if self._activations_in is None:
-            x = self._samples(step, numbers)[0]
+            x = self._samples(batch, numbers)[0]
         else:
             x = self._activations_in.take().view(self._shape).requires_grad_()
             self._inputs[micro_batch] = x
         output: Tensor = self._model(x)
         if self._activations_out is None:
-            output = self._loss(output, self._samples(step, numbers)[1], numbers)
+            output = self._loss(output, self._samples(batch, numbers)[1], numbers)
         else:
-            self._activations_out.send(output.flatten(0, 1))
+            self._activations_out.send(output.flatten(0, 1), self._key(batch, micro_batch))
         self._outputs[micro_batch] = output
 
-    def _backward(self, micro_batch: int) -> None:
+    def _backward(self, batch: int, micro_batch: int) -> None:
         output = self._outputs.pop(micro_batch)
         gradient = None if self._gradients_in is None else self._gradients_in.take().view(self._shape)
         torch.autograd.backward(output, gradient)
         if self._gradients_out is not None:
-            self._gradients_out.send(present(self._inputs.pop(micro_batch).grad).flatten(0, 1))
+            gradient = present(self._inputs.pop(micro_batch).grad)
+            self._gradients_out.send(gradient.flatten(0, 1), self._key(batch, micro_batch))
 
     def _loss(self, logits: Tensor, targets: Tensor, numbers: range) -> Tensor:
         job, head = self._plan.workload, present(self._model.head)
@@ -96,12 +112,15 @@ class StageWorker:
         counted = torch.tensor([number < job.global_batch for number in numbers], device=self._device)
         return (per_token.view(targets.shape) * counted[:, None]).sum() / job.tokens
 
+    def _key(self, batch: int, micro_batch: int) -> int:
+        return batch * self._seat.micro_batches + micro_batch
+
     def _numbers(self, micro_batch: int) -> range:
         size = self._plan.workload.micro_batch
         start = self._seat.first_sample + micro_batch * size
         return range(start, start + size)
 
-    def _samples(self, step: int, numbers: range) -> tuple[Tensor, Tensor]:
+    def _samples(self, batch: int, numbers: range) -> tuple[Tensor, Tensor]:
         job = self._plan.workload
-        inputs, targets = self._text.samples(step * job.global_batch, numbers, job.seq_len)
+        inputs, targets = self._text.samples(batch * job.global_batch, numbers, job.seq_len)
         return inputs.to(self._device), targets.to(self._device)

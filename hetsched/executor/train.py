@@ -13,9 +13,11 @@ from torch import Tensor
 from hetsched.errors import HetschedError
 from hetsched.executor.communication import all_gather, present
 from hetsched.executor.data import ByteText
-from hetsched.executor.gradients import AdamW, Bucket, all_reduce, make_buckets
+from hetsched.executor.gradients import AdamW, Bucket, make_buckets
 from hetsched.executor.groups import make_groups, seats, sharings
+from hetsched.executor.limits import FULL_BITS
 from hetsched.executor.model import Transformer
+from hetsched.executor.reduction import ROW, CompressedReduction, all_reduce
 from hetsched.executor.settings import RunSettings, StepReport
 from hetsched.executor.stage import StageWorker
 from hetsched.executor.tensor_parallel import Team
@@ -85,6 +87,7 @@ def train(
     model.initialise(settings.seed)
     model.to(target.device)
     parameters = model.global_parameters()
+    grad_bits = plan.options.compression.grad_bits
     buckets = make_buckets(
         parameters,
         plan.model,
@@ -93,16 +96,18 @@ def train(
         groups.sharing,
         dtype=target.dtype,
         zero=plan.options.zero > 0,
+        granule=1 if grad_bits == FULL_BITS else ROW,
     )
+    reduce = all_reduce if grad_bits == FULL_BITS else CompressedReduction(buckets, grad_bits, settings.seed + rank)
     optimizer = AdamW(buckets, parameters, settings.learning_rate)
-    worker = StageWorker(plan, seat, model, ByteText(settings.text), groups)
+    worker = StageWorker(plan, seat, model, ByteText(settings.text), groups, settings)
     _world_loss(torch.zeros((), dtype=torch.float64, device=target.device))  # a barrier before the first step
     clock = _Clock(target)
     for step in range(settings.steps):
-        waited_s = worker.waited_s
+        waited_s, sent_bytes = worker.waited_s, worker.sent_bytes
         loss = worker.run_step(step)
         schedule_s = clock.lap()
-        all_reduce(buckets, target.dtype)
+        grad_bytes = reduce(buckets, target.dtype)
         worker.finish_sends()
         all_reduce_s = clock.lap()
         if gradients_to is not None and step in (0, settings.steps - 1):
@@ -119,6 +124,9 @@ def train(
                 wait_s=worker.waited_s - waited_s,
                 all_reduce_s=all_reduce_s,
                 optimizer_s=optimizer_s,
+                activation_bytes=worker.sent_bytes[0] - sent_bytes[0],
+                activation_grad_bytes=worker.sent_bytes[1] - sent_bytes[1],
+                grad_bytes=grad_bytes,
             )
         )
 

@@ -62,13 +62,15 @@ class ServingOptions:
 
     weight_bits, kv_bits: 16, 8 or 4. chunked_prefill_tokens: how many tokens a step works on at most, decoded ones
     first and prompts in chunks for the rest; 0: prompts have steps of their own, which go first, of
-    `max_prefill_tokens` at most (or one prompt, if that is longer).
+    `max_prefill_tokens` at most (or one prompt, if that is longer). kv_overlap: a prefill replica sends the KV of a
+    block while it works on the next ones, as SGLang's and Mooncake's engines do; else when all of the prompt is done.
     """
 
     weight_bits: int = 16
     kv_bits: int = 16
     chunked_prefill_tokens: int = 0
     max_prefill_tokens: int = 8192
+    kv_overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,7 @@ def _options(source: Fields) -> ServingOptions:
         **bits,
         chunked_prefill_tokens=source.integer("chunked_prefill_tokens", 0, minimum=0, maximum=MOST_TOKENS),
         max_prefill_tokens=source.integer("max_prefill_tokens", 8192, maximum=MOST_TOKENS),
+        kv_overlap=source.flag("kv_overlap", False),
     )
     source.finish()
     return options

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from hetsched.cluster import Cluster
-from hetsched.plan import Pipeline, Plan, Stage
+from hetsched.plan import AnyPlan, Pipeline, Plan, Stage
 from hetsched.report.text import WIDTH, bullet, joined_ranges
 
 MANY_NODES = 8  # up to so many nodes in use, devices are named; above, their regions
@@ -33,7 +33,7 @@ class Row:
 
 def placement(plan: Plan, cluster: Cluster) -> str:
     """The layout in at most 80 columns, and below it which GPUs each place has and how many are used."""
-    regional = _names_regions(plan, cluster)
+    regional = names_regions(plan, cluster)
     rows = _rows(plan, cluster, regional)
     hidden = sum(len(row.names) for row in rows[SHOWN_ROWS:])
     shown = rows[:SHOWN_ROWS]
@@ -41,16 +41,17 @@ def placement(plan: Plan, cluster: Cluster) -> str:
     table = _grid(shown) or _grid(short) or _grid(short, " ") or _flow(shown)
     if hidden:
         table += f"\n  and {hidden} more pipelines, in the plan file"
-    return f"{table}\n\n{_places(plan, cluster, regional)}"
+    return f"{table}\n\n{places(plan, cluster, regional)}"
 
 
-def _names_regions(plan: Plan, cluster: Cluster) -> bool:
+def names_regions(plan: AnyPlan, cluster: Cluster) -> bool:
     """Whether regions tell more than devices: many nodes, in more than one region."""
     nodes = {cluster.device(name).node for pipeline in plan.pipelines for name in pipeline.devices}
     return len(nodes) > MANY_NODES and len({cluster.node(node).region for node in nodes}) > 1
 
 
-def _place(cluster: Cluster, stage: Stage, regional: bool) -> str:
+def stage_place(cluster: Cluster, stage: Stage, regional: bool) -> str:
+    """Where a stage is: its devices, or its region."""
     devices = [cluster.device(name) for name in stage.devices]
     first = devices[0]
     if regional:
@@ -68,7 +69,7 @@ def _place(cluster: Cluster, stage: Stage, regional: bool) -> str:
 def _rows(plan: Plan, cluster: Cluster, regional: bool) -> list[Row]:
     found: dict[tuple[tuple[str, ...], tuple[int, ...], int], list[Pipeline]] = {}
     for pipeline in plan.pipelines:
-        places = tuple(_place(cluster, stage, regional) for stage in pipeline.stages)
+        places = tuple(stage_place(cluster, stage, regional) for stage in pipeline.stages)
         blocks = tuple(stage.num_layers for stage in pipeline.stages)
         found.setdefault((places, blocks, pipeline.micro_batches), []).append(pipeline)
     return [Row(tuple(p.name for p in pipelines), *key) for key, pipelines in found.items()]
@@ -126,7 +127,7 @@ def _flow(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _places(plan: Plan, cluster: Cluster, regional: bool) -> str:
+def places(plan: AnyPlan, cluster: Cluster, regional: bool) -> str:
     """Which GPUs each place has, and how many of them the plan uses; alike places on one line."""
     used = {name for pipeline in plan.pipelines for name in pipeline.devices}
     counts: dict[str, dict[str, list[int]]] = {}

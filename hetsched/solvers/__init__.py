@@ -4,6 +4,8 @@ from hetsched.solvers.annealing import Annealing
 from hetsched.solvers.auto import Auto
 from hetsched.solvers.base import Solver
 from hetsched.solvers.evolutionary import Evolutionary
+from hetsched.solvers.hierarchical import Hierarchical
+from hetsched.solvers.local_search import LocalSearch
 from hetsched.solvers.megatron import Megatron
 from hetsched.solvers.random_plans import RandomPlans
 
@@ -11,6 +13,8 @@ SOLVERS: dict[str, Solver] = {
     "auto": Auto(),
     "annealing": Annealing(),
     "evolutionary": Evolutionary(),
+    "hierarchical": Hierarchical(),
+    "local-search": LocalSearch(),
     "megatron": Megatron(),
     "random": RandomPlans(),
 }

@@ -1,6 +1,6 @@
 """A problem with one setting of its open options, as a search on chains of classes sees it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -12,7 +12,7 @@ from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_moves import Limits
 from hetsched.solvers.chain_walk import Walk
-from hetsched.solvers.grid import QUICK, Variant, variants
+from hetsched.solvers.grid import QUICK, Variant, variant_of, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob
 
@@ -47,7 +47,16 @@ class Arena:
 
     def walk(self, random: Random) -> Walk:
         """A walk through its plans."""
-        return Walk(self.inventory, self.pricer, self.limits, random)
+        return Walk(self.inventory, self.pricer, self.limits, random, self._rent)
+
+    @property
+    def _rent(self) -> Callable[[Sequence[Chain]], float] | None:
+        return self.inventory.usd_per_hour if self.problem.objective == "cost" else None
+
+    def worth(self, standing: Standing) -> float:
+        """What the search lessens: seconds an iteration, or seconds × the price of the nodes."""
+        rent = self._rent
+        return standing.seconds * (rent(standing.chains) if rent else 1.0)
 
     def stand(self, hand: Hand) -> Standing | None:
         """The price of a hand, its layers split; None where it does not fit."""
@@ -69,6 +78,11 @@ class Place:
     def seconds(self) -> float:
         """The iteration time."""
         return self.standing.seconds
+
+    @property
+    def worth(self) -> float:
+        """What a search for the problem's objective lessens."""
+        return self.arena.worth(self.standing)
 
     @property
     def key(self) -> tuple[Variant, int]:
@@ -113,6 +127,14 @@ class Arenas:
         """The arena of a setting."""
         return self._of.get(variant)
 
+    def place(self, candidate: Candidate) -> Place | None:
+        """Where a plan stands; None where it does not fit, or is of no setting that is searched."""
+        arena = self.of(variant_of(candidate.plan))
+        if arena is None or not candidate.cost.feasible:
+            return None
+        standing = arena.pricer.stand(self.inventory.chains(candidate.plan))
+        return Place(arena, standing) if standing.seconds < inf else None
+
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
         """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
 
@@ -122,7 +144,7 @@ class Arenas:
         best: Place | None = None
         for ladder in [usual, *self.ladders] if quick else self.ladders:
             found = _first(ladder, hand)
-            if found is not None and (best is None or found.seconds < best.seconds):
+            if found is not None and (best is None or found.worth < best.worth):
                 best = found
             if quick and best is not None:
                 break

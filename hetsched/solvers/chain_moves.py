@@ -209,23 +209,44 @@ def imitate(draft: Draft) -> Changes | None:
 
 
 def in_step(draft: Draft) -> Changes | None:
-    """A change of order or layers made alike in all pipelines that are alike."""
-    inner = (shift_layers, _reorder)[draft.random.random() < 0.5](draft)
-    if inner is None or len(inner) != 1:
+    """A layer from one stage to another, or two stages changed about, at the same places of all pipelines that have
+    the layers of this one; those with their layers, without, or split anew."""
+    chain = draft.chains[draft.pick()]
+    if len(chain) < 2:
         return None
-    (position, chain), old = next(iter(inner.items())), draft.chains
-    return {p: chain for p, other in enumerate(old) if other == old[position]}
+    i, j = draft.below(len(chain)), draft.below(len(chain) - 1)
+    j += j >= i
+    way = draft.below(4)
+    if way == 0 and chain[i][1] < 2:
+        return None
+    like = [layers for _, layers in chain]
+    changes: Changes = {}
+    for position, other in enumerate(draft.chains):
+        if len(other) != len(like) or any(layers != own for (_, layers), own in zip(other, like, strict=True)):
+            continue
+        stages = list(other)
+        if way == 0:
+            stages[i], stages[j] = (stages[i][0], stages[i][1] - 1), (stages[j][0], stages[j][1] + 1)
+        elif way == 1:
+            stages[i], stages[j] = (stages[j][0], stages[i][1]), (stages[i][0], stages[j][1])
+        else:
+            stages[i], stages[j] = stages[j], stages[i]
+        found = draft.split([group for group, _ in stages]) if way == 3 else tuple(stages)
+        if found is None:
+            return None
+        changes[position] = found
+    return changes
 
 
-def _reorder(draft: Draft) -> Changes | None:
-    p = draft.pick()
-    chain = draft.chains[p]
-    i, j = draft.below(len(chain)), draft.below(len(chain))
-    if chain[i] == chain[j]:
-        return None
-    stages = list(chain)
-    stages[i], stages[j] = chain[j], chain[i]
-    return _settled(draft, {p: stages}, draft.random.random() < 0.5)
+def imitate_layers(draft: Draft) -> Changes | None:
+    """All pipelines of one depth take the layers of one of them."""
+    chain = draft.chains[draft.pick()]
+    like = [layers for _, layers in chain]
+    changes: Changes = {}
+    for position, other in enumerate(draft.chains):
+        if len(other) == len(like) and any(layers != own for (_, layers), own in zip(other, like, strict=True)):
+            changes[position] = tuple((group, own) for (group, _), own in zip(other, like, strict=True))
+    return changes
 
 
 def found(draft: Draft) -> Changes | None:
@@ -267,6 +288,7 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (cross, 0.06),
     (imitate, 0.04),
     (in_step, 0.12),
+    (imitate_layers, 0.02),
     (found, 0.01),
     (dissolve, 0.01),
 )

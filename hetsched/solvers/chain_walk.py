@@ -2,7 +2,7 @@
 doi:10.1126/science.220.4598.671). A temperature is a share of the iteration time."""
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import exp, inf
@@ -15,22 +15,27 @@ from hetsched.solvers.inventory import Inventory
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Where a search walks: the devices, the prices, what the user has fixed, and the chance."""
+    """Where a search walks: the devices, the prices, what the user has fixed, and the chance.
+
+    rent: where it is given, its product with the time is lessened, and not the time.
+    """
 
     inventory: Inventory
     pricer: ChainPricer
     limits: Limits
     random: Random
+    rent: Callable[[Sequence[Chain]], float] | None = None
 
     def run(self, start: Sequence[Chain], moves: int, hot: float, cold: float) -> Standing:
         """The best plan met in so many moves from `start` on, while the temperature falls from `hot` to `cold`."""
         standing = best = self.pricer.stand(start)
-        inventory, pricer, random = self.inventory, self.pricer, self.random
+        inventory, pricer, random, rent = self.inventory, self.pricer, self.random, self.rent
+        rate = best_rate = rent(start) if rent else 1.0
         draft = Draft(pricer, standing.chains, inventory.idle(start), inventory.kinds, self.limits, random)
         ways = [move for move, _ in MOVES]
         upto = list(accumulate(weight for _, weight in MOVES))
         cooling = (cold / hot) ** (1 / max(1, moves))
-        heat = hot * (best.seconds if best.seconds < inf else 1.0)
+        heat = hot * (best.seconds * rate if best.seconds < inf else 1.0)
         for _ in range(moves):
             heat *= cooling
             way = ways[bisect(upto, random.random() * upto[-1])]
@@ -38,15 +43,16 @@ class Walk:
             if not changes:
                 continue
             trial = _after(pricer, standing, changes)
-            gap = trial.guide_s - standing.guide_s
+            trial_rate = rent(trial.chains) if rent else 1.0
+            gap = trial.guide_s * trial_rate - standing.guide_s * rate
             if gap > 0.0 and (trial.guide_s == inf or random.random() >= exp(-gap / heat)):
                 continue
             if way in CHANGE_DEVICES:
                 draft.idle = inventory.idle(trial.chains)
-            standing = trial
+            standing, rate = trial, trial_rate
             draft.chains = trial.chains
-            if trial.seconds < best.seconds:
-                best = trial
+            if trial.seconds * trial_rate < best.seconds * best_rate:
+                best, best_rate = trial, trial_rate
         return best
 
 

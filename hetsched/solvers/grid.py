@@ -50,19 +50,18 @@ def variants(problem: Problem, assumes: Assumptions) -> Iterator[list[Variant]]:
 
 
 def settle(
-    problem: Problem, model: CostModel, grid: Grid, *, even: bool = False, quick: bool = False
+    problem: Problem, model: CostModel, grid: Grid, *, even: bool = False, quick: bool = False, width: int = 1
 ) -> tuple[Candidate, Variant]:
     """The best candidate on this grid over the open options, and which they were.
 
-    Memory is saved (ZeRO, then recompute) only as far as needed: recomputing costs time, and the executor does not
-    shard yet. With `even`, layers and batches
-    are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
+    Memory is saved (ZeRO, then recompute) only as far as needed, for recomputing costs time. With `even`, layers and
+    batches are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
     """
     best: tuple[Candidate, Variant] | None = None
     ladders = list(variants(problem, model.assumes))
     for ladder in [ladders[QUICK % len(problem.micro_batches)], *ladders] if quick else ladders:
         for variant in ladder:
-            candidate = on_grid(problem, model, grid, variant, even=even)
+            candidate = on_grid(problem, model, grid, variant, even=even, width=width)
             if best is None or candidate.cost.rank(problem.objective) < best[0].cost.rank(problem.objective):
                 best = candidate, variant
             if candidate.cost.feasible:
@@ -74,9 +73,13 @@ def settle(
     return best
 
 
-def on_grid(problem: Problem, model: CostModel, grid: Grid, variant: Variant, *, even: bool = False) -> Candidate:
+def on_grid(
+    problem: Problem, model: CostModel, grid: Grid, variant: Variant, *, even: bool = False, width: int = 1
+) -> Candidate:
     """The plan on this grid with these options, and its price; with `even`, layers and batches are split evenly."""
-    plan = grid_plan(problem, grid, variant, memory_fraction=model.memory_fraction, assumes=model.assumes, even=even)
+    plan = grid_plan(
+        problem, grid, variant, memory_fraction=model.memory_fraction, assumes=model.assumes, even=even, width=width
+    )
     return Candidate(plan, model.price(problem.cluster, plan))
 
 
@@ -88,12 +91,16 @@ def grid_plan(
     memory_fraction: float = MEMORY_FRACTION,
     assumes: Assumptions = NOTHING_ASSUMED,
     even: bool = False,
+    width: int = 1,
 ) -> Plan:
-    """A plan with one device a stage: pipeline k is the k-th device of every stage.
+    """A plan with one tensor-parallel degree: pipeline k is the k-th device of every stage, and the next ones.
 
     Layers are split by speed under memory limits, exactly (`chain_split`), or else evenly; batch shares follow the
-    pipelines' speeds. With `even`, both are even; so is either where the cost model `assumes` it.
+    pipelines' speeds. With `even`, both are even; so is either where the cost model `assumes` it. width: the
+    tensor-parallel degree; each stage is so many devices that follow one another. Only even plans have more than 1.
     """
+    if width > 1 and not even:
+        raise AssertionError("only even plans are made with tensor parallelism")
     cluster, model = problem.cluster, problem.model
     job = TrainingJob(problem.job.global_batch, problem.job.seq_len, variant.micro_batch, problem.job.dtype)
     replicas, stages = len(grid[0]), len(grid)
@@ -121,7 +128,10 @@ def grid_plan(
     pipelines = tuple(
         Pipeline(
             f"p{k}",
-            tuple(Stage(layers, (cluster.devices[row[k]].name,)) for layers, row in zip(splits[k], grid, strict=True)),
+            tuple(
+                Stage(layers, tuple(device.name for device in cluster.devices[row[k] : row[k] + width]))
+                for layers, row in zip(splits[k], grid, strict=True)
+            ),
             counts[k],
         )
         for k in range(replicas)

@@ -27,9 +27,10 @@ from hetsched.solvers.base import Candidate
 from hetsched.solvers.inventory import Inventory
 
 WIDTHS = (1, 2, 4, 8)
+DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
 LONGEST_TSP = 24
-STEP_S = 0.12
+STEP_S = 0.1
 STARTS_KEPT = 6
 
 Floats = NDArray[np.float64]
@@ -65,11 +66,11 @@ class Hierarchical:
             place = best[turn % len(best)]
             found = refine(place, random, self.hot, self.cold)
             yield found.candidate()
-            if found.seconds < place.seconds:
+            if found.worth < place.worth:
                 best[turn % len(best)] = found
             turn += 1
             if turn % len(best) == 0:
-                best.sort(key=lambda place: place.seconds)
+                best.sort(key=lambda place: place.worth)
                 best = best[: max(2, len(best) - 1)]
 
 
@@ -83,13 +84,13 @@ def settled_best(arenas: Arenas, places: list[Place], keep: int = STARTS_KEPT) -
     """The best places, each in the setting that suits it best; one a number of pipelines and degree at most."""
     seen: set[tuple[int, int]] = set()
     found: list[Place] = []
-    for place in sorted(places, key=lambda place: place.seconds):
+    for place in sorted(places, key=lambda place: place.worth):
         chains = place.standing.chains
         shape = len(chains), max(len(group) for chain in chains for group, _ in chain)
         if shape not in seen and len(seen) < keep:
             seen.add(shape)
             found.append(arenas.settle(hand_of(chains)) or place)
-            if found[-1].seconds > place.seconds:
+            if found[-1].worth > place.worth:
                 found[-1] = place
     return found
 
@@ -142,6 +143,7 @@ class _Network:
         np.fill_diagonal(self.hop_s, 0.0)
         self.hop_s = np.where(np.isfinite(self.hop_s), self.hop_s, 0.0)
         self._orders: dict[tuple[Group, ...], list[Group]] = {}
+        self._clusters: dict[int, tuple[list[list[int]], Floats]] = {}
 
     def hands(self, replicas: int, rng: np.random.Generator) -> Iterator[Hand]:
         """Fast links between the pipelines, or inside them; and by weight, with the slowest kinds left out in turn."""
@@ -152,6 +154,10 @@ class _Network:
             labelings = [self._dealt(replicas, blockwise) for blockwise in (False, True)]
         for labels in labelings:
             yield from self._hand([[u for u, label in enumerate(labels) if label == k] for k in range(replicas)], rng)
+        if len(self.units) <= MOST_UNITS:
+            for depth in DEPTHS:
+                if replicas * depth <= len(self.units) and depth <= self.blocks:
+                    yield from self._hand(self._dense(replicas, depth), rng)
         slowest = sorted(set(self.kinds), key=lambda kind: self.speeds[self.kinds.index(kind)])
         for left_out in range(min(2, len(slowest))):
             used = set(slowest[left_out:])
@@ -189,7 +195,9 @@ class _Network:
             sizes = [each + (k < over) for k in range(replicas)]
             parts = [size for size in sizes if size]
             of = weight[np.ix_(mine, mine)]
-            groups = partition(of, parts, rng, "sum", starts=4) if len(parts) > 1 else np.zeros(len(mine), dtype=int)
+            groups = np.zeros(len(mine), dtype=np.intp)
+            if len(parts) > 1:
+                groups = partition(of, parts, rng, "sum", starts=2, longest_cycle=2)
             placed = [[u for u, label in enumerate(labels) if label == k] for k in range(replicas)]
             cost = np.empty((len(parts), replicas))
             for part in range(len(parts)):
@@ -213,6 +221,17 @@ class _Network:
                 labels[unit] = position * replicas // len(mine) if blockwise else position % replicas
         return labels
 
+    def _dense(self, replicas: int, depth: int) -> list[list[int]]:
+        """Pipelines of so many units that are near one another, which are near one another too; others stay idle."""
+        if depth not in self._clusters:
+            apart = self.hop_s + self.hop_s.T
+            clusters = dense_clusters(apart, depth)
+            flat = np.array(clusters).ravel()
+            among = apart[np.ix_(flat, flat)].reshape(len(clusters), depth, len(clusters), depth).max(axis=(1, 3))
+            self._clusters[depth] = clusters, among
+        clusters, among = self._clusters[depth]
+        return [clusters[k] for k in nearest(among, replicas)]
+
     def _weighed(self, replicas: int, chosen: list[int]) -> list[list[int]]:
         """The fastest first, each to the pipeline that has least (Graham's LPT rule, 1969, doi:10.1137/0117039)."""
         parts: list[list[int]] = [[] for _ in range(replicas)]
@@ -222,3 +241,37 @@ class _Network:
             parts[k].append(unit)
             heapreplace(heap, (weight + self.speeds[unit], k))
         return parts
+
+
+def dense_clusters(distance: Floats, size: int) -> list[list[int]]:
+    """As many sets of `size` points as there are, the densest first: of those left, a point and its nearest.
+
+    distance: (n, n), symmetric. A set is as dense as its farthest two points are near.
+    """
+    left = np.arange(len(distance))
+    found: list[list[int]] = []
+    while len(left) >= size:
+        among = distance[np.ix_(left, left)].copy()
+        np.fill_diagonal(among, -1.0)  # a point is its own nearest
+        near = np.argsort(among, axis=1, kind="stable")[:, :size]
+        width = among[near[:, :, None], near[:, None, :]].max(axis=(1, 2))
+        chosen = near[int(np.argmin(width))]
+        found.append(sorted(left[chosen].tolist()))
+        left = np.delete(left, chosen)
+    return found
+
+
+def nearest(distance: Floats, count: int) -> list[int]:
+    """`count` points near one another: from each point the nearest are added in turn, and the least sum is taken."""
+    best: tuple[float, list[int]] = (np.inf, [])
+    for start in range(len(distance)):
+        chosen, total, to = [start], 0.0, distance[start].copy()
+        while len(chosen) < count:
+            to[chosen] = np.inf
+            following = int(np.argmin(to))
+            total += float(to[following])
+            chosen.append(following)
+            to = to + distance[following]
+        if total < best[0]:
+            best = total, chosen
+    return best[1]

@@ -60,6 +60,11 @@ class Inventory:
         """The node of each class."""
         return [int(self.cluster.node_of[positions[0]]) for positions in self.members]
 
+    def usd_per_hour(self, chains: Sequence[Chain]) -> float:
+        """The price of the nodes that chains touch, each whole; a node without a price counts nothing."""
+        nodes = {self.nodes[member] for chain in chains for group, _ in chain for member in group}
+        return sum(self.cluster.nodes[node].usd_per_hour or 0.0 for node in nodes)
+
     def idle(self, chains: Sequence[Chain]) -> list[int]:
         """How many devices of each class no chain uses."""
         left = list(self.counts)

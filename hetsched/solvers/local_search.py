@@ -1,71 +1,27 @@
-"""Local search on asymmetric plans: islands of one setting and number of pipelines each, annealed in turn.
+"""Local search on asymmetric plans: islands (`archipelago`) that begin with plans that `hierarchical` constructs."""
 
-Each island begins with a constructive plan (`hierarchical.starts`) and a short walk from it. A step is a walk
-(`chain_walk`) on one island, from its best plan or from where it began. The better an island's best, the more of the
-walks it gets.
-"""
-
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp
 from random import Random
 
 import numpy as np
 
 from hetsched.cost.base import CostModel
 from hetsched.problem import Problem
-from hetsched.solvers.arena import UNSUPPORTED, Arenas, Place
+from hetsched.solvers.archipelago import COLD, HOT, Archipelago
+from hetsched.solvers.arena import UNSUPPORTED, Arenas
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.grid import Variant
-from hetsched.solvers.hierarchical import refine, settled_best, starts
+from hetsched.solvers.hierarchical import settled_best, starts
 
-WARMTH = 1.0  # a walk's heat is drawn from e^-WARMTH to e^WARMTH times the usual
-FAVOUR = 1.5  # how much rarer each island in the order of their bests is searched than the one before
 ISLANDS = 10
-
-
-@dataclass(slots=True)
-class Island:
-    """Where it began, its best plan, and how often it was searched."""
-
-    start: Place
-    best: Place
-    walks: int = 0
-
-
-class Archipelago:
-    """Islands by setting and number of pipelines, and whose turn it is."""
-
-    def __init__(self, places: Iterable[Place], random: Random, hot: float, cold: float) -> None:
-        self.random, self.hot, self.cold = random, hot, cold
-        self.islands: dict[tuple[Variant, int], Island] = {}
-        for place in places:
-            self.keep(place)
-
-    def keep(self, place: Place) -> None:
-        """A plan found: the best of its island, or a new island."""
-        island = self.islands.setdefault(place.key, Island(place, place))
-        if place.seconds < island.best.seconds:
-            island.best = place
-
-    def step(self) -> Place:
-        """A walk on the island whose turn it is."""
-        order = sorted(self.islands.values(), key=lambda island: island.best.seconds)
-        turn = min(range(len(order)), key=lambda rank: (order[rank].walks + 1) * FAVOUR**rank)
-        island = order[turn]
-        heat = self.hot * exp(self.random.uniform(-WARMTH, WARMTH))
-        found = refine(island.start if island.walks % 3 == 2 else island.best, self.random, heat, self.cold)
-        island.walks += 1
-        self.keep(found)
-        return found
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSearch:
     """See the module. Temperatures are shares of the iteration time."""
 
-    hot: float = 0.003
-    cold: float = 0.00005
+    hot: float = HOT
+    cold: float = COLD
     walks: int = 40
     name: str = "local-search"
 
@@ -84,5 +40,5 @@ class LocalSearch:
         for place in first:
             yield place.candidate()
         islands = Archipelago(first, random, self.hot, self.cold)
-        while islands.islands:
+        while islands:
             yield islands.step().candidate()

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
 
 from hetsched.cluster import Cluster
+from hetsched.cost.chains import Chain, Group
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.workload import TrainingJob
@@ -64,3 +65,36 @@ def every_plan(cluster: Cluster, model: ModelSpec, job: TrainingJob, options: Se
                     pipelines.append(Pipeline(f"p{number}", stages, counts[number]))
                 for option in options:
                     yield Plan(model, job, tuple(pipelines), option)
+
+
+def chains_of(counts: Sequence[int], nodes: Sequence[int], blocks: int) -> Iterator[Chain]:
+    """Every pipeline of devices of these classes (how many of each, in which node), teams staying in their node."""
+    for groups in _lines(tuple(counts), nodes, blocks):
+        for split in compositions(blocks, len(groups)):
+            yield tuple(zip(groups, split, strict=True))
+
+
+def every_chains(counts: Sequence[int], nodes: Sequence[int], blocks: int) -> Iterator[list[Chain]]:
+    """Every plan in classes, up to the order of its pipelines."""
+    every = sorted(chains_of(counts, nodes, blocks))
+    uses = [[sum(group.count(c) for group, _ in chain) for c in range(len(counts))] for chain in every]
+
+    def more(first: int, left: Sequence[int]) -> Iterator[list[Chain]]:
+        for k in range(first, len(every)):
+            rest = [have - use for have, use in zip(left, uses[k], strict=True)]
+            if min(rest) >= 0:
+                yield [every[k]]
+                for others in more(k, rest):
+                    yield [every[k], *others]
+
+    yield from more(0, counts)
+
+
+def _lines(left: tuple[int, ...], nodes: Sequence[int], most: int) -> Iterator[tuple[Group, ...]]:
+    for wide in product(*(range(count + 1) for count in left)):
+        group = tuple(c for c, count in enumerate(wide) for _ in range(count))
+        if group and len({nodes[c] for c in group}) == 1:
+            yield (group,)
+            if most > 1:
+                rest = tuple(have - use for have, use in zip(left, wide, strict=True))
+                yield from ((group, *others) for others in _lines(rest, nodes, most - 1))

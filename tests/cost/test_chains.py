@@ -9,11 +9,13 @@ import pytest
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost import COST_MODELS
+from hetsched.cost.chains import pipelined_ends
 from hetsched.model import ModelSpec
 from hetsched.problem import Choices, Problem
 from hetsched.solvers.arena import Arenas
 from hetsched.solvers.hierarchical import starts
 from hetsched.workload import TrainingJob
+from tests.bound.enumerate_plans import compositions
 
 MakeCluster = Callable[..., Cluster]
 KINDS = ("A100-SXM-80GB", "RTX-3090-24GB", "V100-SXM2-16GB")
@@ -62,3 +64,29 @@ def test_a_walks_plans_cost_what_the_model_says(model: str, seed: int, zero: int
             teams += any(stage.tensor_parallel > 1 for _, _, stage in candidate.plan.stages)
     assert seen > 10
     assert teams > 0
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_layers_split_so_that_the_pipeline_ends_soonest(block: int) -> None:
+    """Against all splits, 400 times."""
+    none = 0
+    for seed in range(100 * block, 100 * block + 100):
+        rng = np.random.default_rng(seed)
+        depth, blocks, repeats = int(rng.integers(1, 5)), int(rng.integers(1, 10)), int(rng.choice([1, 2, 6, 300]))
+        seconds, extra = rng.uniform(0.1, 3, depth), rng.uniform(0, 3, depth)
+        if seed % 2:
+            seconds, extra = seconds.round() + 1, extra.round()
+        most = rng.integers(0, blocks + 3, depth)
+
+        floor_s = float(rng.choice([0.0, 6.0]))
+        every = {}
+        for split in compositions(blocks, depth):
+            times = extra + np.array(split) * seconds
+            if all(split <= most):
+                every[split] = times.sum() + (repeats - 1) * max(floor_s, times.max())
+        found = pipelined_ends(seconds.tolist(), extra.tolist(), most.tolist(), blocks, repeats, floor_s)
+        none += found is None
+        assert (found is None) == (not every)
+        if found is not None:
+            assert every[tuple(found)] == pytest.approx(min(every.values()), rel=1e-9)
+    assert 5 < none < 95

@@ -1,10 +1,17 @@
 """Tiny models, and a plan whose pipelines differ in depth, layers and share of the batch."""
 
-from collections.abc import Callable
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hetsched.executor import CheckReport, RunReport, RunSettings
+from hetsched.executor.launch import _gather, arguments
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.workload import TrainingJob
@@ -70,3 +77,49 @@ def unequal_plan() -> Callable[..., Plan]:
         )
 
     return make
+
+
+ForkedRun = Callable[[Plan, RunSettings, Path], RunReport]
+
+
+@pytest.fixture(scope="session")
+def forked_run() -> Iterator[ForkedRun]:
+    """`forked_run(plan, settings, folder)`: as `run_plan`, with ranks forked from one process that has torch.
+
+    The ranks leave what they say, and their gradients, in the folder.
+    """
+    pool = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("rank_pool.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    )
+    assert pool.stdin is not None
+    assert pool.stdout is not None
+    questions, answers = pool.stdin, pool.stdout
+
+    def run(plan: Plan, settings: RunSettings, folder: Path) -> RunReport:
+        devices = tuple(device for devices in plan.devices_by_node.values() for device in devices)
+        (folder / "plan.json").write_text(json.dumps(plan.to_json()), encoding="utf-8")
+        (folder / "store").unlink(missing_ok=True)
+        words = arguments(settings, folder, folder)[:-1]  # without --end-with-stdin
+        questions.write(json.dumps({"world_size": len(devices), "words": words}) + "\n")
+        questions.flush()
+        assert answers.readline() == f"{[0] * len(devices)}\n"
+        return _gather(plan, devices, folder, ())
+
+    with pool:
+        yield run
+        questions.close()
+
+
+@pytest.fixture
+def forked_check(forked_run: ForkedRun, tmp_path: Path) -> Callable[[Plan, RunSettings], CheckReport]:
+    """`forked_check(plan, settings)`: as `check_plan`."""
+    from hetsched.executor.check import compare
+
+    def check(plan: Plan, settings: RunSettings) -> CheckReport:
+        return compare(plan, settings, forked_run(plan, settings, tmp_path), tmp_path)
+
+    return check

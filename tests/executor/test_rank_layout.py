@@ -97,8 +97,9 @@ def test_what_is_not_executed_is_refused(model: Models, unequal_plan: Plans) -> 
     assert check_limits(plan) == ()
     assert check_limits(replace(plan, options=Options(zero=1))) == ()
     assert "zero 3" in check_limits(replace(plan, options=Options(zero=3)))[0]
-    with pytest.raises(HetschedError, match="compresses"):
-        check_limits(replace(plan, options=Options(compression=Compression(grad_bits=8))))
+    assert check_limits(replace(plan, options=Options(compression=Compression(2, 8, 5)))) == ()
+    with pytest.raises(HetschedError, match="grad_bits is 12"):
+        check_limits(replace(plan, options=Options(compression=Compression(grad_bits=12))))
     with pytest.raises(HetschedError, match="mixture of experts"):
         check_limits(unequal_plan(model("llama", num_experts=4, experts_per_token=2)))
     with pytest.raises(HetschedError, match="vocabulary"):

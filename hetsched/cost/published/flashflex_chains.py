@@ -13,7 +13,8 @@ from math import inf
 import numpy as np
 
 from hetsched.cluster import Cluster
-from hetsched.cost.chains import Chain, Group, Standing, even_ends
+from hetsched.cost.chains import Chain, Group, Standing, pipelined_ends
+from hetsched.cost.pipeline_terms import PipelineTerms, gather_terms
 from hetsched.cost.published.flashflex import (
     DATA_WEIGHT,
     PIPELINE_WEIGHT,
@@ -37,7 +38,7 @@ class FlashFlexChains:
         self._block_s_of: dict[Group, float] = {}
         self._hops: dict[tuple[Group, Group], float] = {}
         self._most: dict[tuple[Group, bool, bool], int] = {}
-        self._splits: dict[tuple[Group, ...], Chain | None] = {}
+        self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
         self._seconds: dict[tuple[Chain, int], float] = {}
         self._marks: dict[Group, int] = {}
         self._chain_marks: dict[Chain, list[int]] = {}
@@ -97,20 +98,39 @@ class FlashFlexChains:
 
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
         """See `ChainPricer`."""
-        if groups in self._splits:
-            return self._splits[groups]
+        key = groups, pipelines
+        if key in self._splits:
+            return self._splits[key]
         if len(self._splits) > MOST_REMEMBERED:
             self._splits.clear()
-        self._splits[groups] = chain = self._split(groups)
+        self._splits[key] = chain = self._split(groups, micro_batches(self.formulas.job, pipelines))
         return chain
 
-    def _split(self, groups: tuple[Group, ...]) -> Chain | None:
+    def _split(self, groups: tuple[Group, ...], count: int) -> Chain | None:
         last = len(groups) - 1
         seconds = [self.block_s(group) for group in groups]
         extra = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
         most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
-        counts = even_ends(seconds, extra, most, self.blocks)
+        counts = pipelined_ends(seconds, extra, most, self.blocks, count)
         return None if counts is None else tuple(zip(groups, counts, strict=True))
+
+    def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+        """See `ChainPricer`: a stage is held up by the hop after it."""
+        depth = min(self.blocks, sum(len(self.members[member]) for member in {m for group in groups for m in group}))
+
+        def hop_s(a: int, b: int) -> tuple[float, float, float, float]:
+            seconds = self.hop_s(groups[a], groups[b])
+            return seconds, seconds, 0.0, 0.0
+
+        return gather_terms(
+            len(groups),
+            self.blocks,
+            depth,
+            lambda g, count, first, last: count * self.block_s(groups[g]),
+            lambda g, behind, first, last: self.most_layers(groups[g], first, last),
+            hop_s,
+            trips=False,
+        )
 
     def shares(self, chains: Sequence[Chain]) -> list[int]:
         """The even share, rounded up."""

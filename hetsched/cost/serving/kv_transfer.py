@@ -23,10 +23,11 @@ def kv_bytes_per_token(model: ModelSpec, precision: Precision, blocks: int) -> f
 
 @dataclass(frozen=True, slots=True)
 class KvPart:
-    """What one stage sends to another of a request's KV cache."""
+    """What one stage sends to another of a request's KV cache, of so many blocks."""
 
     source: Team
     target: Team
+    blocks: int
     bytes_per_token: float
 
     @property
@@ -53,7 +54,7 @@ def kv_parts(
             blocks = min(sender.layers[1], receiver.layers[1]) - max(sender.layers[0], receiver.layers[0])
             if blocks > 0:
                 teams = team_of(cluster, sender.devices), team_of(cluster, receiver.devices)
-                found.append(KvPart(*teams, kv_bytes_per_token(model, precision, blocks)))
+                found.append(KvPart(*teams, blocks, kv_bytes_per_token(model, precision, blocks)))
     return tuple(found)
 
 
@@ -62,6 +63,12 @@ def part_s(cluster: Cluster, part: KvPart, lanes: Lanes) -> tuple[float, float]:
     size_bytes = TYPICAL_TOKENS * part.bytes_per_token
     busy_s, after_s = transfer_s(cluster, part.source, part.target, size_bytes, lanes)
     return busy_s / TYPICAL_TOKENS, after_s - gather_s(cluster, part.target, size_bytes)
+
+
+def last_block_s(cluster: Cluster, parts: Sequence[KvPart]) -> tuple[float, float]:
+    """(seconds a token, latency in s) of the last block alone: what is left when a prompt is done, with overlap."""
+    per_token_s, latency_s = part_s(cluster, parts[-1], Lanes())
+    return per_token_s / parts[-1].blocks, latency_s
 
 
 def route_s(cluster: Cluster, parts: Sequence[KvPart], tokens: float) -> float:

@@ -245,9 +245,9 @@ class Engine:
         self.prefilled += tokens
         for job in jobs:
             job.note("prefill", self.name, now, group.end_s, job.to_prefill, 1, len(jobs))
-            self._prefill_done(group, job)
+            self._prefill_done(group, job, now)
 
-    def _prefill_done(self, group: Group, job: Job) -> None:
+    def _prefill_done(self, group: Group, job: Job, now: float) -> None:
         kv_tokens = job.to_prefill
         if not job.made:
             job.first_s = group.end_s
@@ -256,7 +256,7 @@ class Engine:
             self._end(group, job, kv_tokens)
         elif self.role == "prefill":
             group.leaves += 1  # its KV stays until it has been sent
-            self.outcomes.append(Outcome(group.end_s, job, False))
+            self.outcomes.append(Outcome(now if self.options.kv_overlap else group.end_s, job, False))
         else:
             group.join(job, kv_tokens)
 
@@ -340,4 +340,4 @@ class Engine:
         for _ in range(full):
             job = group.filling.popleft()
             job.filled = 0
-            self._prefill_done(group, job)
+            self._prefill_done(group, job, now)

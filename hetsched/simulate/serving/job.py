@@ -80,7 +80,10 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """A request has all its tokens, or, on a prefill pipeline, its first (`done` False): it is to be handed on."""
+    """A request has all its tokens, or, on a prefill pipeline, its first (`done` False): it is to be handed on.
+
+    With `kv_overlap` that is told when the step that makes the first token starts.
+    """
 
     time_s: float
     job: Job

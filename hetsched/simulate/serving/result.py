@@ -1,6 +1,5 @@
 """What came of a simulation: when each request had its first and its last token, and what each replica did."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -119,12 +118,16 @@ class ServingRun:
         within = ~self.rejected
         times: dict[str, Floats] = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": self.e2e_s}
         if slo.scale is not None and reference is not None:
-            alone_s = alone(reference, self.requests.input_tokens, self.requests.output_tokens)[1]
-            times["scale"] = np.asarray(self.e2e_s / alone_s)
+            times["scale"] = self.scale(reference)
         for name, limit in slo.limits.items():
             if name in times:
                 within &= ~(times[name] > limit.value)  # of one output token there is no TPOT, which is no miss
         return np.asarray(within)
+
+    def scale(self, reference: ReplicaTimes) -> Floats:
+        """Each request's time over what it takes alone on the reference: the least SLO scale that it keeps."""
+        alone_s = alone(reference, self.requests.input_tokens, self.requests.output_tokens)[1]
+        return np.asarray(self.e2e_s / alone_s)
 
     def attainment(self, slo: Slo, reference: ReplicaTimes | None = None) -> float:
         """The share of requests that are within all limits."""
@@ -145,12 +148,14 @@ class ServingRun:
         usd_per_million = None
         if usd_per_hour is not None and tokens_per_s:
             usd_per_million = usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MILLION
+        scale = {} if reference is None else {"slo_scale": spread(self.scale(reference))}
         return {
             "requests_per_s": self.requests_per_s,
             "output_tokens_per_s": tokens_per_s,
-            "ttft_ms": milliseconds(self.ttft_s),
-            "tpot_ms": milliseconds(self.tpot_s),
-            "e2e_ms": milliseconds(self.e2e_s),
+            "ttft_ms": spread(self.ttft_s / SECONDS_PER_MS),
+            "tpot_ms": spread(self.tpot_s / SECONDS_PER_MS),
+            "e2e_ms": spread(self.e2e_s / SECONDS_PER_MS),
+            **scale,
             "slo_attainment": self.attainment(slo or self.plan.workload.slo, reference),
             "usd_per_hour": usd_per_hour,
             "usd_per_million_tokens": usd_per_million,
@@ -163,10 +168,10 @@ class ServingRun:
         }
 
 
-def milliseconds(seconds: Floats) -> Mapping[str, float | None]:
-    """{"mean", "p50", "p90", "p99"} in ms, of those that are known; None where none is."""
-    known = seconds[np.isfinite(seconds)] / SECONDS_PER_MS
+def spread(values: Floats) -> dict[str, float | None]:
+    """{"mean", "p50", "p90", "p99"} of those that are known; None where none is."""
+    known = values[np.isfinite(values)]
     if not known.size:
         return dict.fromkeys(("mean", *(f"p{p}" for p in PERCENTILES)))
-    values = np.percentile(known, PERCENTILES).tolist()
-    return {"mean": float(known.mean()), **{f"p{p}": v for p, v in zip(PERCENTILES, values, strict=True)}}
+    found = np.percentile(known, PERCENTILES).tolist()
+    return {"mean": float(known.mean()), **{f"p{p}": value for p, value in zip(PERCENTILES, found, strict=True)}}

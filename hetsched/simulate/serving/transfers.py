@@ -6,7 +6,7 @@ from functools import partial
 
 from hetsched.cluster import Cluster
 from hetsched.cost.network import Lanes
-from hetsched.cost.serving.kv_transfer import KvPart, part_s
+from hetsched.cost.serving.kv_transfer import KvPart, last_block_s, part_s
 from hetsched.simulate.network import Channel, Clock, SharedNetwork
 from hetsched.simulate.serving.job import Job
 
@@ -16,6 +16,7 @@ Arrived = Callable[[Job], None]
 class KvRoute:
     """From one replica to another: one request's KV at a time, its parts all at once, in the order of asking.
 
+    The last block's part of it can't leave before the request's first token is made.
     sent_tokens: of all requests so far; busy_s: how long something was under way.
     """
 
@@ -28,6 +29,7 @@ class KvRoute:
             )
             for part in parts
         ]
+        self._last_block_s = last_block_s(cluster, parts)
         self._latency_s = [part_s(cluster, part, Lanes())[1] for part in parts]
         self._queue: deque[tuple[Job, Arrived]] = deque()
         self._under_way = 0
@@ -56,7 +58,8 @@ class KvRoute:
             return
         self.busy_s += now - self._since
         job, arrived = self._queue.popleft()
-        self._clock.at(self._there_s, arrived, job)
+        per_token_s, last_s = self._last_block_s
+        self._clock.at(max(self._there_s, job.first_s + job.prompt * per_token_s + last_s), arrived, job)
         if self._queue:
             self._start()
 

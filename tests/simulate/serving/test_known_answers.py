@@ -12,8 +12,9 @@ from hetsched.cost.network import Lanes
 from hetsched.cost.serving.kv_transfer import kv_parts, part_s, route_s
 from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
-from hetsched.plan import Route, ServingOptions, ServingPipeline, ServingPlan
+from hetsched.plan import Route, ServingOptions, ServingPipeline, ServingPlan, equal_routes
 from hetsched.requests import Requests, poisson
+from hetsched.simulate.serving.limits import highest_rate
 from hetsched.simulate.serving.run import Settings, simulate_serving
 from hetsched.workload import Limit, ServingLoad, Slo
 from tests.simulate.serving.conftest import MODEL, random_requests, stages_on
@@ -171,6 +172,30 @@ def test_kv_on_its_way_shares_the_network(serving_plan: Make) -> None:
     assert route_s(cluster, parts, 1000) == pytest.approx(gaps[1])
 
 
+@pytest.mark.parametrize("bandwidth", [1e6, 1e12])
+def test_kv_sent_while_the_prompt_is_worked_on(serving_plan: Make, bandwidth: float) -> None:
+    """It begins with the prompt; it ends when the network is done, or a block after the first token is made."""
+    gpu = find_gpu("A100-SXM-80GB", "test")
+    network = Network(np.full((2, 2), bandwidth), np.full((2, 2), 1e-3))
+    cluster = Cluster("two", (Node("a", "r", (gpu,)), Node("b", "r", (gpu,))), network)
+    pipelines = (
+        ServingPipeline("p0", stages_on(["a/0"]), 4, "prefill"),
+        ServingPipeline("d0", stages_on(["b/0"]), 4, "decode"),
+    )
+    options = ServingOptions(kv_overlap=True)
+    plan = ServingPlan(MODEL, ServingLoad(), pipelines, equal_routes(pipelines), options)
+    _, times = serving_plan([(1, 5000, 4)])
+    known = {"p0": times["r0"], "d0": times["r0"]}
+    run = simulate_serving(cluster, plan, same(1, 5.0, 1000, 2), times=known)
+    whole_s = 1000 * 12 * 2 * 768 * 2 / bandwidth
+    step_s = float(times["r0"].decode_s(0, 1, 1001)) + times["r0"].overhead_s
+    lands_s = max(5.0 + whole_s, float(run.first_s[0]) + whole_s / 12) + 1e-3
+    assert run.finish_s[0] == pytest.approx(lands_s + step_s, rel=1e-12)
+    apart = replace(plan, options=ServingOptions())
+    waits = simulate_serving(cluster, apart, same(1, 5.0, 1000, 2), times=known)
+    assert waits.finish_s[0] == pytest.approx(float(run.first_s[0]) + whole_s + 1e-3 + step_s, rel=1e-12)
+
+
 def test_kv_goes_from_the_stages_that_hold_it_to_those_that_need_it(
     serving_cluster: Cluster, serving_plan: Make
 ) -> None:
@@ -195,3 +220,13 @@ def test_slo_limits(serving_cluster: Cluster, serving_plan: Make) -> None:
     assert np.array_equal(both, (run.ttft_s <= ttft_s) & (run.e2e_s <= np.median(run.e2e_s)))
     assert run.attainment(Slo(scale=Limit(1.0 - 1e-9)), times["r0"]) < 0.2
     assert run.attainment(Slo(scale=Limit(1e6)), times["r0"]) == 1.0
+
+
+@pytest.mark.parametrize("true_rate", [0.037, 0.9, 1.0, 5.0, 800.0])
+def test_the_highest_rate_is_found_from_anywhere(true_rate: float) -> None:
+    for guess in (0.01, 1.0, 300.0):
+        asked: list[float] = []
+        found = highest_rate(lambda rate, asked=asked: asked.append(rate) or rate <= true_rate, guess)  # type: ignore[misc]
+        assert true_rate / 1.021 <= found <= true_rate
+        assert len(asked) <= 40
+    assert highest_rate(lambda _: False, 1.0) == 0.0

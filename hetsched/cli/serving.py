@@ -1,0 +1,131 @@
+"""Pricing and playing serving plans, for the commands that do."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hetsched.cli.output import ProgressLine, heading, say, say_json
+from hetsched.cli.serving_load import Drawing, reference_of, requests_of
+from hetsched.cluster import Cluster
+from hetsched.cost import SERVING_COST_MODELS
+from hetsched.cost.serving.plan_cost import price_serving
+from hetsched.cost.serving.steady import Traffic
+from hetsched.plan import ServingPlan
+from hetsched.report.serving_table import serving_table
+from hetsched.requests import Requests
+from hetsched.simulate.serving.prediction import play, prediction
+from hetsched.simulate.serving.result import ServingRun
+from hetsched.simulate.serving.run import Settings
+from hetsched.workload import ServingLoad
+
+EVALUATED = 2000  # requests that `evaluate` plays
+HEALTHY = 0.8  # of the capacity: the rate whose latencies are told where none is asked for
+
+
+def played(
+    cluster: Cluster,
+    plan: ServingPlan,
+    load: ServingLoad,
+    folder: Path,
+    drawing: Drawing,
+    settings: Settings,
+    memory_fraction: float,
+    quiet: bool,
+) -> tuple[ServingRun, dict[str, Any]]:
+    """The plan's simulation under a load, and its `predicted` object. Raises HetschedError as the parts do.
+
+    folder: where the plan file is, and so perhaps its trace.
+    """
+    from hetsched.errors import HetschedError
+
+    plan = replace(plan, workload=load)
+    requests = requests_of(load, plan.model, folder, drawing)
+    if settings.record is not None and settings.record >= len(requests):
+        raise HetschedError(
+            f"there is no request {settings.record}: there are {len(requests):,}", hint="they are counted from 0"
+        )
+    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests))
+    with ProgressLine("simulate", quiet, "requests") as line:
+        run = play(cluster, plan, requests, settings, memory_fraction, line.part)
+    return run, prediction(cluster, cost, run, reference_of(plan, load.slo))
+
+
+def highest_rate_of(
+    cluster: Cluster,
+    plan: ServingPlan,
+    load: ServingLoad,
+    folder: Path,
+    drawing: Drawing,
+    settings: Settings,
+    memory_fraction: float,
+    quiet: bool,
+) -> float:
+    """The highest rate at which the load's objectives hold, by simulation. HetschedError where it has none."""
+    from hetsched.errors import HetschedError
+    from hetsched.simulate.serving.limits import highest_rate
+
+    if not load.slo.limits:
+        raise HetschedError(
+            "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
+        )
+    reference = reference_of(plan, load.slo)
+    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests_of(load, plan.model, folder, drawing)))
+    with ProgressLine("find rate", quiet, "requests") as line:
+
+        def holds(rate_per_s: float) -> bool:
+            requests = requests_of(replace(load, rate_per_s=rate_per_s), plan.model, folder, drawing)
+            return play(cluster, plan, requests, settings, memory_fraction, line.part).keeps(load.slo, reference)
+
+        return highest_rate(holds, cost.capacity_per_s or 1.0)
+
+
+def traffic_of(requests: Requests) -> Traffic:
+    """Requests by their means, for the steady state."""
+    prompts = requests.input_tokens.astype(float)
+    pairs = float((prompts * (prompts + 1.0)).mean() / 2.0)
+    return Traffic(requests.mean_input_tokens, requests.mean_output_tokens, pairs)
+
+
+def evaluate_serving(
+    cluster: Cluster,
+    plan: ServingPlan,
+    folder: Path,
+    cost_model: str,
+    memory_fraction: float,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Price a serving plan and print it."""
+    predicted = evaluated(cluster, plan, folder, cost_model, memory_fraction, quiet)
+    if as_json:
+        say_json(predicted)
+    elif not quiet:
+        say(serving_table(replace(plan, predicted=predicted), cluster, emphasise=heading))
+
+
+def evaluated(
+    cluster: Cluster, plan: ServingPlan, folder: Path, cost_model: str, memory_fraction: float, quiet: bool
+) -> dict[str, Any]:
+    """A serving plan's `predicted` object: its steady state, and a simulation of EVALUATED requests.
+
+    Where no rate is asked for, rates and money are those of the steady state at its capacity, and latencies are of
+    HEALTHY of that.
+    """
+    if cost_model != next(iter(SERVING_COST_MODELS)):
+        return SERVING_COST_MODELS[cost_model](memory_fraction).price(cluster, plan).predicted()
+    load = plan.workload
+    requests = requests_of(load, plan.model, folder, Drawing(EVALUATED))
+    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests))
+    rate = HEALTHY * cost.capacity_per_s
+    unasked = load.rate_per_s is None and load.trace is None and rate > 0.0
+    if unasked:
+        requests = requests_of(replace(load, rate_per_s=rate), plan.model, folder, Drawing(EVALUATED))
+    with ProgressLine("evaluate", quiet, "requests") as line:
+        run = play(cluster, plan, requests, memory_fraction=memory_fraction, watch=line.part)
+    predicted = prediction(cluster, cost, run, reference_of(plan, load.slo))
+    if unasked:
+        steady = cost.predicted()
+        predicted |= {key: steady[key] for key in ("requests_per_s", "output_tokens_per_s", "usd_per_million_tokens")}
+        note = f"no rate is asked for: latencies are at {rate:.3g} requests/s, {HEALTHY:.0%} of what it could serve"
+        predicted["notes"] = [note, *predicted["notes"]]
+    return predicted
