@@ -74,6 +74,13 @@ def solver_names() -> Iterable[str]:
     return SOLVERS
 
 
+def serving_solver_names() -> Iterable[str]:
+    """What `--solver` takes of `plan-serve`."""
+    from hetsched.solvers.serving import SERVING_SOLVERS
+
+    return SERVING_SOLVERS
+
+
 def cost_model_names() -> Iterable[str]:
     """What `--cost-model` takes."""
     from hetsched.cost import COST_MODELS
@@ -96,9 +103,18 @@ def exporter_names() -> Iterable[str]:
 
 
 def search_options(function: Function) -> Function:
-    """The options of every command that searches."""
+    """The options of every command that searches for a training plan."""
+    return _search_options(function, solver_names, "auto")
+
+
+def serving_search_options(function: Function) -> Function:
+    """The options of every command that searches for a serving plan."""
+    return _search_options(function, serving_solver_names, "genetic")
+
+
+def _search_options(function: Function, names: Callable[[], Iterable[str]], usual: str) -> Function:
     options = (
-        click.option("--solver", type=OneOf(solver_names), default="auto", show_default=True, help="How to search."),
+        click.option("--solver", type=OneOf(names), default=usual, show_default=True, help="How to search."),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal plans."),
         click.option("--max-seconds", type=Positive(), help="Stop after so many seconds."),
         click.option("--max-steps", type=click.IntRange(1), help="Stop after so many steps; repeatable."),

@@ -15,8 +15,8 @@ from hetsched.solvers.serving.workshop import Draft, Group, Workshop
 
 Partition = tuple[Group, ...]
 
-STEPS_FOR = 40_000  # steps times GPUs of a good search
-LEAST_STEPS, MOST_STEPS = 200, 3000
+STEPS_FOR = 15_000  # steps times GPUs of a good search
+LEAST_STEPS, MOST_STEPS = 150, 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hetsched.cost.serving.replica import ReplicaTimes, replica_times
-from hetsched.cost.serving.steady import SteadyReplica
+from hetsched.cost.serving.steady import SteadyReplica, Traffic
 from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.layouts import Layouts
 from hetsched.solvers.serving.pools import Inventory
-from hetsched.solvers.serving.worth import Worth, traffic_of
+from hetsched.solvers.serving.worth import Worth
 
 Group = frozenset[int]
 
@@ -44,7 +44,7 @@ class Workshop:
     def __init__(self, problem: ServingProblem, memory_fraction: float, reference: ReplicaTimes | None) -> None:
         self.problem, self.memory_fraction = problem, memory_fraction
         self.inventory = Inventory(problem.cluster, MOST_STATES)
-        self.traffic = traffic_of(problem.requests)
+        self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
         self._known: dict[Group, Replica | None] = {}

@@ -8,19 +8,13 @@ import numpy as np
 
 from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
-from hetsched.cost.serving.steady import Operation, SteadyReplica, Traffic
+from hetsched.cost.serving.steady import Operation, SteadyReplica
 from hetsched.requests import Counts, Requests
 from hetsched.workload import Limit, Slo
 
 FULL = 0.97  # of its capacity, where no limit says less
 TOKEN_SPREAD = 1.1  # a request's time per token over the mean one, at the percentiles that SLOs name
 HALVINGS = 14
-
-
-def traffic_of(requests: Requests) -> Traffic:
-    """The requests by their means."""
-    prompts = requests.input_tokens.astype(float)
-    return Traffic(requests.mean_input_tokens, requests.mean_output_tokens, float((prompts * (prompts + 1) / 2).mean()))
 
 
 @dataclass(frozen=True, eq=False)
