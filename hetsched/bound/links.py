@@ -15,6 +15,7 @@ from hetsched.cluster import Cluster, Floats, Indices
 from hetsched.cost.network import CHUNK_BYTES
 
 MOST_GPUS = 64  # that a curve inside a node may have been measured for
+GROUPINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +28,10 @@ class Hop:
 
 
 @dataclass(frozen=True, eq=False)
-class Reach:
-    """The best links of a cluster whose nodes are divided into parts.
-
-    part: (nodes,) of each node. Lists of (latency in s, bytes/s of a whole team) hold the links that no other of their
-    sort is better than in both: inside nodes, between nodes of a part, between parts. ring: inside nodes, for
-    all-reduces.
-    """
+class Links:
+    """The best that teams have inside the nodes of a cluster and between them."""
 
     cluster: Cluster
-    part: Indices
 
     @cached_property
     def sizes(self) -> Indices:
@@ -44,12 +39,8 @@ class Reach:
         return np.array([len(node.gpus) for node in self.cluster.nodes])
 
     @cached_property
-    def part_sizes(self) -> Indices:
-        """(parts,): GPUs of each."""
-        return np.bincount(self.part, weights=self.sizes).astype(np.intp)
-
-    @cached_property
-    def _inside(self) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    def inside(self) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        """For hops and for rings: lists of (latency in s, bytes/s of a whole team) of the nodes."""
         hops, rings, known = set(), set(), {}
         for node in np.flatnonzero(self.sizes > 1):
             latency, bandwidth = fastest_link(self.cluster, int(node))
@@ -63,7 +54,7 @@ class Reach:
         return list(hops), list(rings)
 
     @cached_property
-    def _between(self) -> tuple[Floats, Floats]:
+    def between(self) -> tuple[Floats, Floats]:
         """(nodes, nodes) least latency in s, and most bytes/s of a team, from each node to each other."""
         network, nodes = self.cluster.network, self.cluster.nodes
         latency, bandwidth = network.latency_s.copy(), network.bandwidth_bytes_per_s.copy()
@@ -88,9 +79,25 @@ class Reach:
                     bandwidth[i, j] = known[key]
         return latency, bandwidth
 
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """The best links of a cluster whose nodes are divided into parts: inside one of them, and between them.
+
+    part: (nodes,) of each node.
+    """
+
+    links: Links
+    part: Indices
+
+    @cached_property
+    def part_sizes(self) -> Indices:
+        """(parts,): GPUs of each."""
+        return np.bincount(self.part, weights=self.links.sizes).astype(np.intp)
+
     def _pairs(self, across: bool) -> tuple[Floats, Floats]:
         """(n, 2), forth and back: latencies and bandwidths of node pairs, between parts or within one."""
-        latency, bandwidth = self._between
+        latency, bandwidth = self.links.between
         wanted = (self.part[:, None] != self.part[None, :]) == across
         np.fill_diagonal(wanted, val=False)
         i, j = np.nonzero(wanted)
@@ -109,8 +116,8 @@ class Reach:
     def hop(self, across: bool, forward_bytes: float, backward_bytes: float) -> Hop | None:
         """The best hop between parts, or inside one; None where there is no such hop."""
         latency, bandwidth = self._across if across else self._within
-        if not across and self._inside[0]:
-            inside = np.array(self._inside[0])
+        if not across and self.links.inside[0]:
+            inside = np.array(self.links.inside[0])
             latency = np.concatenate([latency, np.repeat(inside[:, :1], 2, axis=1)])
             bandwidth = np.concatenate([bandwidth, np.repeat(inside[:, 1:], 2, axis=1)])
         if not len(latency):
@@ -128,24 +135,46 @@ class Reach:
         the fewest nodes that hold the members say the least of both. inf where no part holds so many.
         """
         least = np.full(len(members), np.inf)
-        fewest = np.maximum(2, np.ceil(members / self.sizes.max()))
+        fewest = np.maximum(2, np.ceil(members / self.links.sizes.max()))
         latency, bandwidth = self._across if across else self._within
         if len(latency):
             step = (latency[:, 0] + size_bytes / (fewest[:, None] * bandwidth[:, 0])).min(axis=1)
             least = 2 * (fewest - 1) * step
         if not across:
-            for ring_latency, ring_bandwidth in self._inside[1]:
+            for ring_latency, ring_bandwidth in self.links.inside[1]:
                 step = ring_latency + size_bytes / (members * ring_bandwidth)
-                least = np.where(members <= self.sizes.max(), np.minimum(least, 2 * (members - 1) * step), least)
+                least = np.where(members <= self.links.sizes.max(), np.minimum(least, 2 * (members - 1) * step), least)
             least = np.where(members <= self.part_sizes.max(), least, np.inf)
         return np.where(members < 2, 0.0, least)
 
 
 def reaches(cluster: Cluster) -> Sequence[Reach]:
-    """The divisions to look at: into nodes, where these have several GPUs, and into regions."""
-    regions = {region: number for number, region in enumerate(cluster.regions)}
-    by_region = np.array([regions[node.region] for node in cluster.nodes])
-    found = [Reach(cluster, by_region)]
-    if any(len(node.gpus) > 1 for node in cluster.nodes) and len(regions) < len(cluster.nodes):
-        found.append(Reach(cluster, np.arange(len(cluster.nodes))))
-    return found
+    """The divisions to look at: into nodes, where these have several GPUs, into regions, and into groups of regions.
+
+    Groups are joined by the best link between them, one by one; of the divisions on the way, those are taken where the
+    next link is slowest next to the one before.
+    """
+    links = Links(cluster)
+    numbers = {region: number for number, region in enumerate(cluster.regions)}
+    region = np.array([numbers[node.region] for node in cluster.nodes])
+    parts = [region, *_grouped(links, region)]
+    if any(len(node.gpus) > 1 for node in cluster.nodes) and len(numbers) < len(cluster.nodes):
+        parts.append(np.arange(len(cluster.nodes)))
+    return [Reach(links, part) for part in parts]
+
+
+def _grouped(links: Links, region: Indices) -> list[Indices]:
+    """Parts of nodes by groups of regions."""
+    count = int(region.max()) + 1
+    best = np.zeros((count, count))
+    np.maximum.at(best, (region[:, None], region[None, :]), links.between[1])
+    best = np.maximum(best, best.T)
+    group, found, before = np.arange(count), [], np.inf
+    for _ in range(count - 1):
+        apart = np.where(group[:, None] != group[None, :], best, 0.0)
+        i, j = np.unravel_index(np.argmax(apart), apart.shape)
+        found.append((float(apart[i, j]) / before, group.copy()))
+        before = float(apart[i, j])
+        group[group == group[j]] = group[i]
+    steps = sorted(found[1:], key=lambda step: step[0])[:GROUPINGS]
+    return [np.unique(groups[region], return_inverse=True)[1] for fall, groups in steps if fall < 1]

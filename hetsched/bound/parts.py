@@ -15,7 +15,7 @@ class Parts:
 
     near, far: hops, of any kind and between parts. An all-reduce of a stage takes at least `local_s` and
     `local_per_byte` where its members are in one part or not, `across_s` and `across_per_byte` where they are in
-    several. tied_deep, tied_any: that of the tied embedding, where all pipelines have several stages, or not all.
+    several. tied_s: that of the tied embedding, where (some pipeline has one stage, all its members are in one part).
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class Parts:
         self.across_s, self.across_per_byte = _chord(reach, True, replicas, block, whole)
         self.local_s = np.minimum(local_s, self.across_s)
         self.local_per_byte = np.minimum(local_per_byte, self.across_per_byte)
-        self.tied_deep, self.tied_any = (
-            np.minimum(reach.ring_s(False, members, tied), reach.ring_s(True, members, tied))
+        self.tied_s = {
+            (single, home): reach.ring_s(not home, replicas if single else 2 * replicas, tied)
             if tied
-            else np.zeros_like(members)
-            for members in (2 * replicas, replicas)
-        )
+            else np.zeros_like(replicas)
+            for single in (False, True)
+            for home in (False, True)
+        }
         speed = np.bincount(reach.part, weights=node_speed)
         order = np.argsort(-speed)
         self.speed, self.sizes = speed[order], reach.part_sizes[order]

@@ -28,191 +28,47 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    tied embedding counts on the first and the last stage. ZeRO 3's gathers are half such times, or more, before each
    forward and each backward.
 5. A tied embedding comes last, and stage 0 ends its backwards last, E_0 >= m w_s for all s and E_0 >= (m / S) C: so
-   (T - its all-reduce - that of one block) V >= m (L' + w H), and T less these is C or more in both schedules.
-6. Parts (regions; or nodes). Call a block's group local where all its members stand in one part, and let K parts have
-   local blocks. K = 0: all are reduced across parts. Else z is the share of blocks that are not local, each part among
-   the K has D seats or more, and every pipeline visits them all: at least K - 1 of its hops go across. By 1 on the
-   seats of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts, M
-   micro-batches in all; which says how small z can be. K = 1: pipelines and blocks both leave the
-   part for all its devices can't do.
+   (T - its all-reduce - that of one block) V >= m (L' + w H), and T less these is C or more in both schedules. `rounds`
+   has more such paths, with the time that a schedule takes to fill and to drain.
+6. Parts (nodes; regions; groups of regions). Call a block's group local where all its members stand in one part, and
+   let K parts have local blocks. K = 0: all are reduced across parts. Else z is the share of blocks that are not local,
+   each part among the K has D seats or more, and every pipeline visits them all: at least K - 1 of its hops go across.
+   By 1 on the seats of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts,
+   M micro-batches in all; which says how small z can be.
+   K = 1: a pipeline has all its seats in the part, or goes across. Those that do not share its devices.
+   Of two divisions, one coarser than the other, both hold at once: with K = 1 in the coarser one too, pipelines keep to
+   the smaller part, or to the larger one around it, or hop across the coarser division's links.
    However that be, S stages in parts of at most n devices go across ceil(S / n) - 1 times.
-7. Together: 3 and 5 say m <= g(S, V), linear in V, which lies between w S and the fastest team's speed times S. The
-   pipelines' V add up to at most that of all devices, so for any price x >= 0
+   The tied embedding's group has the first and the last seat of every pipeline, so those of the first and the last
+   block's groups. It goes across; or these two are local, in one part: so K >= 1, and what leaves this part comes back,
+   K hops across where K >= 2, and 2 where K = 1.
+7. Together: 3, 5 and `rounds` say how many micro-batches m <= g(S, V) a pipeline does, g the least of some lines in V
+   and of what does not depend on it, with V between w S and the fastest team's speed times S. The pipelines' V add up
+   to at most that of all devices, so for any price x >= 0
        M <= x V_all + D max over S and V of (g(S, V) - x V).
-   Some prices are tried; a cell where this fails has no plan.
+   Some prices are tried (`capacity`); a cell where this fails has no plan. A pipeline whose fastest team is of a class
+   of speeds has one team of that class or a faster one at least, so its devices could add what such a team wastes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hetsched.bound.links import Reach, reaches
-from hetsched.bound.parts import Parts
-from hetsched.bound.room import Room
-from hetsched.bound.speeds import SpeedLevel, speed_levels
-from hetsched.cluster import Floats
-from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.traffic import compressed_bytes
+from hetsched.bound.capacity import SLACK
+from hetsched.bound.cells import Cell, Flags
+from hetsched.bound.links import reaches
+from hetsched.bound.speeds import speed_levels
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
-Flags = NDArray[np.bool_]
-PRICES = (0.0, 0.3, 0.5, 0.7, 0.85, 1.0)  # of what a block a second brings where links are free
 ACCURACY = 1e-3
-GROWTH = 1.5
-SLACK = 1e-9
+ROUGHLY = 0.02  # with lines alone
+GROWTH = 1.15
 LONGEST_S = 1e12
 
-
-class Cell:
-    """Plans of one setting and one class of speeds, for every number of pipelines that fits: `replicas`, (n,)."""
-
-    def __init__(
-        self,
-        problem: Problem,
-        job: TrainingJob,
-        options: Options,
-        level: SpeedLevel,
-        memory_fraction: float,
-        divisions: Sequence[Reach],
-    ) -> None:
-        model, choices, cluster = problem.model, problem.choices, problem.cluster
-        self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
-        self.micro_batches = -(-job.global_batch // job.micro_batch)
-        devices = int((level.device > 0).sum())
-        replicas = np.arange(1, min(devices, self.micro_batches) + 1, dtype=np.float64)
-        stages = np.arange(1, min(self.blocks, devices) + 1, dtype=np.float64)
-        if choices.replicas is not None:
-            replicas = replicas[replicas == choices.replicas]
-        if choices.stages is not None:
-            stages = stages[stages == choices.stages]
-        fewest = Room(cluster, model, job, options, level, memory_fraction, replicas).fewest_devices()
-        self.replicas, self.stages = replicas[np.isfinite(fewest)], stages
-        room = Room(cluster, model, job, options, level, memory_fraction, self.replicas)
-        self.most_micro_batches = room.most_micro_batches(stages)
-        self.fewest_stages = fewest[np.isfinite(fewest)] / level.degree.max()
-        wide, bits = job.dtype_bytes, options.compression
-        hidden = hidden_bytes(model, job)
-        self.hop_bytes = (
-            compressed_bytes(hidden, wide, bits.activation_bits),
-            compressed_bytes(hidden, wide, bits.activation_grad_bits),
-        )
-        each = compressed_bytes(float(wide), wide, bits.grad_bits)
-        self.block_bytes = model.block_parameters * each
-        self.all_bytes = (model.parameters - model.tied_parameters) * each
-        self.tied_bytes = model.tied_parameters * each
-        at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
-        self.parts = [
-            Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
-            for reach in (divisions if len(self.replicas) else ())
-        ]
-
-    @property
-    def least_s(self) -> float:
-        """Computing alone, by all devices."""
-        return self.micro_batches * self.blocks / float(self.level.device.sum())
-
-    def possible(self, end_s: float, among: Flags) -> Flags:
-        """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
-        for parts in self.parts:
-            left = np.zeros_like(among)
-            for local in parts.cases(self.blocks):
-                at = np.flatnonzero(among & ~left)
-                if len(at):
-                    left[at] = self._case(parts, end_s, at, local)
-            among = left
-        return among
-
-    def _case(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int) -> Flags:
-        """(len(at),): the same where `local` parts have local blocks."""
-        level, stages, total = self.level, self.stages[None, :], self.micro_batches
-        slow, replicas = level.slowest, self.replicas[at]
-        latency, per_byte, across, outside, allowed = self._spread(parts, end_s, at, local)
-        crossing = np.minimum(np.maximum(local - 1, np.ceil(stages / parts.largest) - 1), stages - 1)
-        near, far = parts.near, parts.far
-        there = near.forward_s * (stages - 1) + (far.forward_s - near.forward_s) * crossing
-        back = near.backward_s * (stages - 1) + (far.backward_s - near.backward_s) * crossing
-        positions = near.backward_s * stages * (stages - 1) / 2
-        work = np.full((len(at), 1), self.blocks + level.extra_blocks)
-        if self.options.zero == 3:
-            work = work + (slow * parts.local_per_byte[at] * self.all_bytes)[:, None]
-        if self.options.schedule == "1f1b":
-            each = work + slow * (there + back)
-            once = -slow * (positions + (far.backward_s - near.backward_s) * crossing * (stages - 1))
-            extra_hop_s = far.forward_s + far.backward_s - near.forward_s - near.backward_s
-            wanted = total * (1 + outside * slow * extra_hop_s / each.max(axis=1))
-        else:
-            each = work + 0 * stages
-            once = slow * ((stages - 1) * self.blocks * level.forward_s + stages * there + positions)
-            wanted = np.full(len(at), float(total))
-        volume = per_byte * self.block_bytes * self.blocks + across * (self.all_bytes - self.block_bytes * self.blocks)
-        update_s = self.blocks * level.update_s / (replicas if self.options.zero else np.ones_like(replicas))
-        reduce_s = stages * latency[:, None] + volume[:, None]
-        valid = (stages > local - 1) & (stages >= self.fewest_stages[at][:, None])
-        found = np.zeros(len(at), dtype=np.bool_)
-        for deep, tied in ((True, parts.tied_deep[at][:, None]), (False, parts.tied_any[at][:, None])):
-            after_s = reduce_s + np.where(stages > 1, 2, 1) * tied + update_s[:, None]
-            last_s = (
-                np.where(stages > 1, (latency + parts.local_per_byte[at] * self.block_bytes)[:, None], reduce_s) + tied
-            )
-            round_s = work / level.team + there + back
-            counts, speeds = [], (slow * stages, level.team * stages)
-            for speed in speeds:
-                count = np.minimum((end_s * speed - slow * after_s - once) / each, (end_s - last_s) * speed / each)
-                if self.options.schedule == "gpipe":
-                    busy_s = far.busy_s if local > 1 else near.busy_s
-                    count = np.where((stages > 1) & (busy_s > 0), np.minimum(count, end_s / max(busy_s, 1e-30)), count)
-                count = np.minimum(count, self.most_micro_batches[at])
-                usable = (
-                    valid
-                    & (count >= 1 - SLACK)
-                    & ((stages > 1) | (not deep))
-                    & (end_s - last_s >= round_s * (1 - SLACK))
-                )
-                counts.append(np.where(usable, count, -np.inf))
-            here = self._room_for(counts, speeds, end_s / each, replicas) >= wanted * (1 - SLACK)
-            if not deep:  # some pipeline has one stage
-                here &= (counts[1][:, self.stages == 1] >= 1 - SLACK).any(axis=1)
-            found |= here
-        return found & allowed
-
-    def _room_for(self, counts: list[Floats], speeds: tuple[Floats, Floats], gain: Floats, replicas: Floats) -> Floats:
-        """(n,): the most micro-batches of all pipelines together (7); counts: (n, S) at least and at most speed."""
-        every = float(self.level.device.sum())
-        usual = np.clip(every / replicas / self.level.team, self.stages.min(), self.stages.max())
-        column = np.minimum(np.searchsorted(self.stages, usual), len(self.stages) - 1)
-        gain = np.broadcast_to(gain, counts[0].shape)[np.arange(len(replicas)), column]
-        most = np.full(len(replicas), np.inf)
-        for share in PRICES:
-            price = (share * gain)[:, None]
-            best = np.maximum(*((c - price * s).max(axis=1) for c, s in zip(counts, speeds, strict=True)))
-            most = np.minimum(most, price[:, 0] * every + replicas * best)
-        return most
-
-    def _spread(
-        self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int
-    ) -> tuple[Floats, Floats, Floats, Floats, Flags]:
-        """What 6 says of `local` parts: seconds a stage and a byte of blocks, a byte of embedding and head; the share
-        of work that is outside where it is one part; and where there can be so many.
-        """
-        nothing = np.zeros(len(at))
-        if not local:
-            per_byte = parts.across_per_byte[at]
-            return parts.across_s[at], per_byte, per_byte, nothing, np.isfinite(per_byte)
-        per_byte, further = parts.local_per_byte[at], parts.across_per_byte[at]
-        speed, there_are = parts.fastest(self.replicas[at], local)
-        computing = float(self.micro_batches * self.blocks)
-        reducing = self.level.slowest * self.replicas[at] * per_byte * self.block_bytes * self.blocks
-        split = np.maximum(0.0, 1 - end_s * speed / (computing + reducing))
-        outside = np.maximum(0.0, 1 - end_s * speed / computing) if local == 1 else nothing
-        split = np.maximum(split, outside)
-        if not parts.several:
-            return parts.local_s[at], per_byte, per_byte, nothing, there_are & (split <= 0)
-        mixed = per_byte + np.where(split > 0, split * (further - per_byte), 0.0)
-        return parts.local_s[at], mixed, per_byte, outside, there_are
+Choice = tuple[Cell, Flags]  # a cell, and which of its numbers of pipelines
 
 
 def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
@@ -232,33 +88,58 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:
-    """Seconds, and what binds; infinity where no plan fits."""
-    left = [(cell, np.ones(len(cell.replicas), dtype=np.bool_)) for cell in cells_of(problem, memory_fraction)]
-    if not left:
+    """Seconds, and what binds; infinity where no plan fits.
+
+    First with lines alone, for all cells at once; then with rounds, cell by cell, the least first.
+    """
+    cells = [(cell, np.ones(len(cell.replicas), dtype=np.bool_)) for cell in cells_of(problem, memory_fraction)]
+    if not cells:
         return np.inf, "no plan fits the memory"
-    low = min(cell.least_s for cell, _ in left) * (1 - SLACK)
-    high = low * GROWTH
-    least = low
-    while not (found := _possible(left, high)):
-        low, high = high, high * GROWTH
-        if high > LONGEST_S:
-            return np.inf, "no plan of this shape fits"
-    left = found
-    while high > low * (1 + ACCURACY):
+    least = min(cell.least_s for cell, _ in cells) * (1 - SLACK)
+    low, left = _least_s(cells, least, np.inf, rounds=False)
+    if not left:
+        return np.inf, "no plan of this shape fits"
+    first = [cell for cell, _ in left]
+    bound_s, binding = np.inf, left
+    for cell, among in sorted(cells, key=lambda pair: (pair[0] not in first, pair[0].least_s)):
+        at = [(cell, among)]
+        if bound_s < np.inf:
+            at = _possible(at, bound_s * (1 - ACCURACY), rounds=True)
+        if at:
+            found_s, left = _least_s(at, low, bound_s, rounds=True)
+            if left and found_s < bound_s:
+                bound_s, binding = found_s, left
+    return bound_s, _because(binding, bound_s, least)
+
+
+def _least_s(cells: list[Choice], low: float, most: float, rounds: bool) -> tuple[float, list[Choice]]:
+    """Seconds, `low` or more, by which no plan of these cells ends, and the cells that may soon after; if any ever.
+
+    most: they may by then, where it is finite.
+    """
+    accuracy, left, high = ACCURACY if rounds else ROUGHLY, cells, most
+    if most == np.inf:
+        step, high = GROWTH, low * GROWTH
+        while not (left := _possible(cells, high, rounds)):
+            step *= GROWTH
+            low, high = high, high * step
+            if high > LONGEST_S:
+                return np.inf, []
+    while high > low * (1 + accuracy):
         middle = (low + high) / 2
-        if found := _possible(left, middle):
+        if found := _possible(left, middle, rounds):
             left, high = found, middle
         else:
             low = middle
-    return low, _because(left, low, least)
+    return low, left
 
 
-def _possible(left: list[tuple[Cell, Flags]], end_s: float) -> list[tuple[Cell, Flags]]:
-    found = [(cell, cell.possible(end_s, among)) for cell, among in left]
+def _possible(cells: list[Choice], end_s: float, rounds: bool) -> list[Choice]:
+    found = [(cell, cell.possible(end_s, among, rounds)) for cell, among in cells]
     return [(cell, among) for cell, among in found if among.any()]
 
 
-def _because(left: list[tuple[Cell, Flags]], bound_s: float, least_s: float) -> str:
+def _because(left: list[Choice], bound_s: float, least_s: float) -> str:
     if least_s >= 0.9 * bound_s:
         return "all GPUs together compute that long"
     cell, among = left[0]

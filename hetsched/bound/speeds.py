@@ -17,6 +17,7 @@ from hetsched.workload import TrainingJob
 
 LEVEL = 1.25  # plans are told apart by their slowest team, in classes of speeds up to so many times each other
 ROUNDING = 1 - 1e-9
+MOST_TOPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,9 @@ class SpeedLevel:
 
     device: (devices,) the most blocks a second that each device adds to a team, 0 where it can be in none; degree: of
     the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. The others are the least
-    of any team allowed; extra_blocks: of a whole model.
+    of any team allowed; first, last: embedding and head, as so many blocks. tops: (blocks a
+    second of the fastest team, waste) of classes of pipelines by their fastest team; waste: what its devices could add
+    to teams at least, less what it does.
     """
 
     slowest: float
@@ -52,8 +55,15 @@ class SpeedLevel:
     team: float
     forward_s: float
     backward_s: float
-    extra_blocks: float
+    first: float
+    last: float
     update_s: float
+    tops: tuple[tuple[float, float], ...]
+
+    @property
+    def extra_blocks(self) -> float:
+        """Embedding and head."""
+        return self.first + self.last
 
 
 def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[SpeedLevel]:
@@ -70,10 +80,14 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
         slowest = speed * ROUNDING
         allowed = [team for team in teams if team.blocks_per_s >= slowest]
         device, degree = np.zeros(len(cluster.devices)), np.zeros(len(cluster.devices))
-        for team in allowed:
-            at = np.isin(cluster.node_of, team.nodes) & of_kind[team.gpu]
+        places = [np.isin(cluster.node_of, team.nodes) & of_kind[team.gpu] for team in allowed]
+        for team, at in zip(allowed, places, strict=True):
             device[at] = np.maximum(device[at], team.blocks_per_s / team.degree)
             degree[at] = np.maximum(degree[at], team.degree)
+        wastes = [
+            max(0.0, team.degree * float(device[at].min()) - team.blocks_per_s)
+            for team, at in zip(allowed, places, strict=True)
+        ]
         yield SpeedLevel(
             slowest,
             device,
@@ -81,9 +95,27 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             max(team.blocks_per_s for team in allowed),
             min(team.forward_s for team in allowed),
             min(1 / team.blocks_per_s - team.forward_s for team in allowed),
-            min(team.first for team in allowed) + min(team.last for team in allowed),
+            min(team.first for team in allowed),
+            min(team.last for team in allowed),
             min(team.update_s for team in allowed),
+            _tops([team.blocks_per_s for team in allowed], wastes),
         )
+
+
+def _tops(speeds: list[float], wastes: list[float]) -> tuple[tuple[float, float], ...]:
+    """Classes of teams by speed, `MOST_TOPS` at most: the greatest speed and the least waste of each.
+
+    Without those that waste no less than a faster one.
+    """
+    found: list[tuple[float, float]] = []
+    start = 0.0
+    for speed, waste in sorted(zip(speeds, wastes, strict=True)):
+        if speed > start * LEVEL and len(found) < MOST_TOPS:
+            start = speed
+            found.append((speed, waste))
+        else:
+            found[-1] = speed, min(waste, found[-1][1])
+    return tuple(top for k, top in enumerate(found) if all(top[1] < faster for _, faster in found[k + 1 :]))
 
 
 def team_speeds(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[TeamSpeed]:

@@ -104,17 +104,24 @@ def exporter_names() -> Iterable[str]:
 
 def search_options(function: Function) -> Function:
     """The options of every command that searches for a training plan."""
-    return _search_options(function, solver_names, "auto")
+    return _search_options(function, solver_names, "auto", "local-search or pipeline-dp")
 
 
 def serving_search_options(function: Function) -> Function:
     """The options of every command that searches for a serving plan."""
-    return _search_options(function, serving_solver_names, "genetic")
+    return _search_options(function, serving_solver_names, "genetic", "pipeline-dp or uniform")
 
 
-def _search_options(function: Function, names: Callable[[], Iterable[str]], usual: str) -> Function:
+def _search_options(function: Function, names: Callable[[], Iterable[str]], usual: str, example: str) -> Function:
     options = (
-        click.option("--solver", type=OneOf(names), default=usual, show_default=True, help="How to search."),
+        click.option(
+            "--solver",
+            type=OneOf(names),
+            metavar="NAME",
+            default=usual,
+            show_default=True,
+            help=f"How to search, e.g. {example}; an unknown name lists them all.",
+        ),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal plans."),
         click.option("--max-seconds", type=Positive(), help="Stop after so many seconds."),
         click.option("--max-steps", type=click.IntRange(1), help="Stop after so many steps; repeatable."),

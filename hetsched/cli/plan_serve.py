@@ -91,8 +91,8 @@ def plan_serve(
     from hetsched.errors import HetschedError
     from hetsched.plan import ServingOptions
     from hetsched.readers import read_cluster, read_model, write_plan
-    from hetsched.report.serving_table import serving_table
     from hetsched.report.serving_gain import serving_gain
+    from hetsched.report.serving_table import serving_table
     from hetsched.serving.finish import finished_serving_plan
     from hetsched.serving.search import plan_serving
     from hetsched.serving_problem import ServingProblem

@@ -7,6 +7,7 @@ from hetsched.solvers.evolutionary import Evolutionary
 from hetsched.solvers.hierarchical import Hierarchical
 from hetsched.solvers.local_search import LocalSearch
 from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.pipeline_dp import PipelineDp
 from hetsched.solvers.random_plans import RandomPlans
 
 SOLVERS: dict[str, Solver] = {
@@ -16,5 +17,6 @@ SOLVERS: dict[str, Solver] = {
     "hierarchical": Hierarchical(),
     "local-search": LocalSearch(),
     "megatron": Megatron(),
+    "pipeline-dp": PipelineDp(),
     "random": RandomPlans(),
 }

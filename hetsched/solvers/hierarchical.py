@@ -25,6 +25,7 @@ from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.inventory import Inventory
+from hetsched.solvers.megatron import Megatron
 
 WIDTHS = (1, 2, 4, 8)
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -60,6 +61,9 @@ class Hierarchical:
         for place in starts(arenas, rng):
             places.append(place)
             yield place.candidate()
+        if not places:  # the baseline's plans say what does not fit
+            yield from Megatron().search(problem, model, rng)
+            return
         best = settled_best(arenas, places)
         turn = 0
         while best:

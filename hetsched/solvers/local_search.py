@@ -12,6 +12,7 @@ from hetsched.solvers.archipelago import COLD, HOT, Archipelago
 from hetsched.solvers.arena import UNSUPPORTED, Arenas
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.hierarchical import settled_best, starts
+from hetsched.solvers.megatron import Megatron
 
 ISLANDS = 10
 
@@ -37,6 +38,8 @@ class LocalSearch:
         """The islands' starts, then walks for ever."""
         arenas, random = Arenas(problem, model), Random(int(rng.integers(1 << 60)))
         first = settled_best(arenas, list(starts(arenas, rng)), ISLANDS)
+        if not first:  # the baseline's plans say what does not fit
+            yield from Megatron().search(problem, model, rng)
         for place in first:
             yield place.candidate()
         islands = Archipelago(first, random, self.hot, self.cold)

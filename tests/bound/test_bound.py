@@ -112,7 +112,7 @@ def with_teams(plan: Plan, rng: np.random.Generator) -> Plan:
     return replace(plan, pipelines=tuple(pipelines))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=14)
 @given(seed=st.integers(0, 2**32))
 def test_no_random_plan_beats_it(
     random_cluster: Callable[..., Cluster], random_plan: Callable[..., Plan], seed: int
@@ -175,8 +175,8 @@ BUNDLED = {
     ("home-office", "opt-1.3b", "bf16"): 0.8,
     ("home-office", "llama-2-7b", "bf16"): 0.8,
     ("gh200-32-nodes", "opt-350m-s", "fp32"): 0.5,
-    ("dtfm-universities", "gpt3-xl", "bf16"): 0.4,
-    ("dtfm-regional", "gpt3-xl", "bf16"): 0.4,
+    ("dtfm-universities", "gpt3-xl", "bf16"): 0.5,
+    ("dtfm-regional", "gpt3-xl", "bf16"): 0.5,
 }
 
 
