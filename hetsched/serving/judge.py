@@ -108,7 +108,8 @@ class Judge:
 def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:
     """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps."""
     slo = judge.problem.load.slo
-    for _ in range(rounds if slo.limits and len(best.draft.plan.routes) > 1 else 0):
+    movable = best.keeps and bool(slo.limits) and len(best.draft.plan.routes) > 1
+    for _ in range(rounds if movable else 0):
         run = judge.play(best.draft, best.rate_per_s * 1.05) if judge.problem.objective == "throughput" else best.run
         met = run.meets(slo, judge.reference)
         kept = np.array(

@@ -134,19 +134,24 @@ class Workshop:
         limit = problem.usd_per_hour if problem.usd_per_hour is not None else float("inf")
         wanted = (problem.load.rate_per_s or 0.0) * SPARE if problem.objective == "cost" else float("inf")
         kept: list[Group] = []
+        finished: list[list[Group]] = []
         rate = 0.0
         left = set(useful)
         while left and rate < wanted:
-            priced = [(self._usd([*kept, group]), group) for group in left]
             before = self._usd(kept)
-            fitting = [(usd - before, group) for usd, group in priced if usd <= limit * (1 + 1e-9)]
+            priced = [(self._usd([*kept, group]), sorted(group), group) for group in left]
+            fitting = [row for row in priced if row[0] <= limit * (1 + 1e-9)]
             if not fitting:
                 break
-            _, best = max(((self.rate_of(group) / max(more, 1e-9), sorted(group)), group) for more, group in fitting)
+            enough = [row for row in fitting if rate + self.rate_of(row[2]) >= wanted]
+            if enough:
+                finished.append([*kept, min(enough)[2]])
+            *_, best = max((self.rate_of(g) / max(usd - before, 1e-9), order, g) for usd, order, g in fitting)
             kept.append(best)
             left.discard(best)
             rate += self.rate_of(best)
-        return self._pruned(kept, wanted)
+        plans = [self._pruned(groups, wanted) for groups in (*finished, kept)]
+        return min(plans, key=self._usd) if rate >= wanted else plans[-1]
 
     def _pruned(self, kept: list[Group], wanted: float) -> list[Group]:
         """Without the groups that the rate does not need, the dearest first."""
