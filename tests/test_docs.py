@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from hetsched.cli import main
 from hetsched.cost import COST_MODELS
-from hetsched.exporters import EXPORTERS
+from hetsched.exporters import EXPORTERS, SERVING_EXPORTERS
 from hetsched.readers import READERS
 from hetsched.solvers import SOLVERS
 
@@ -43,6 +43,6 @@ def test_every_command_is_in_the_readme(name: str) -> None:
     assert f"hetsched {name}" in README.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [*SOLVERS, *EXPORTERS, *READERS, *COST_MODELS])
+@pytest.mark.parametrize("name", [*SOLVERS, *EXPORTERS, *SERVING_EXPORTERS, *READERS, *COST_MODELS])
 def test_every_solver_exporter_reader_and_cost_model_is_in_the_readme(name: str) -> None:
     assert f"`{name}`" in README.read_text(encoding="utf-8")

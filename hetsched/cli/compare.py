@@ -1,10 +1,14 @@
 """`hetsched compare`: plans side by side."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option, output_options
+
+if TYPE_CHECKING:
+    from hetsched.plan import ServingPlan
 
 
 @click.command("compare", short_help="Put plans side by side.")
@@ -18,34 +22,50 @@ from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option
 )
 @click.option("--cost-model", type=OneOf(cost_model_names), help="What prices.  [default: as each plan was made]")
 @memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as each was made]")
+@click.option("--same-load", is_flag=True, help="Play all serving plans on the workload of the first.")
 @output_options
 def compare(
     plan_paths: tuple[Path, ...],
     cluster_path: Path | None,
     cost_model: str | None,
     memory_fraction: float | None,
+    same_load: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put the training plans PLAN... side by side, each priced anew and held against the first.
+    """Put the plans PLAN... side by side, each priced anew and held against the first.
 
-    Plans for different models, batches or clusters may stand together; a note says so.
+    All are training plans, or all are serving plans; of these each is played on the requests of its own workload, or,
+    with --same-load, on those of the first. Plans for different models, batches or clusters may stand together; a note
+    says so.
 
     \b
     Examples:
       hetsched compare plan.json by-hand.json
-      hetsched compare seed-*.json --cost-model roofline --json
+      hetsched compare serve-*.json --same-load --json
     """
     from hetsched.cli.inputs import cluster_of, pricing_of
     from hetsched.cli.output import heading, say, say_json
     from hetsched.cost import COST_MODELS
-    from hetsched.readers import read_plan
+    from hetsched.errors import HetschedError
+    from hetsched.plan import Plan, ServingPlan
+    from hetsched.readers import read_any_plan
     from hetsched.report.comparison import Compared, comparison_json, comparison_table
 
+    plans = [read_any_plan(path) for path in plan_paths]
+    serving = [plan for plan in plans if isinstance(plan, ServingPlan)]
+    if serving and len(serving) < len(plans):
+        kinds = {plan.kind: path.name for path, plan in zip(plan_paths, plans, strict=True)}
+        raise HetschedError(
+            f"{kinds['train']} is a training plan and {kinds['serve']} a serving plan", hint="compare plans of one kind"
+        )
+    if serving:
+        _compare_serving(serving, plan_paths, cluster_path, memory_fraction, same_load, as_json, quiet)
+        return
     stems = [path.stem for path in plan_paths]
     several = []
-    for path in plan_paths:
-        plan = read_plan(path)
+    training = [plan for plan in plans if isinstance(plan, Plan)]
+    for path, plan in zip(plan_paths, training, strict=True):
         name, share = pricing_of(plan, path, cost_model, memory_fraction)
         cluster = cluster_of(plan, path, cluster_path)
         cost = COST_MODELS[name](share).price(cluster, plan)
@@ -55,3 +75,35 @@ def compare(
         say_json(comparison_json(several))
     elif not quiet:
         say(comparison_table(several, emphasise=heading))
+
+
+def _compare_serving(
+    plans: "list[ServingPlan]",
+    paths: tuple[Path, ...],
+    cluster_path: Path | None,
+    memory_fraction: float | None,
+    same_load: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from dataclasses import replace
+
+    from hetsched.cli.inputs import cluster_of, pricing_of
+    from hetsched.cli.output import heading, say, say_json
+    from hetsched.cli.serving import evaluated
+    from hetsched.report.serving_comparison import Served, serving_comparison_json, serving_comparison_table
+
+    stems = [path.stem for path in paths]
+    several = []
+    for path, plan in zip(paths, plans, strict=True):
+        _, share = pricing_of(plan, path, "roofline", memory_fraction)
+        cluster = cluster_of(plan, path, cluster_path)
+        played = replace(plan, workload=plans[0].workload) if same_load else plan
+        folder = paths[0].parent if same_load else path.parent
+        predicted = evaluated(cluster, played, folder, "roofline", share, quiet)
+        label = path.stem if stems.count(path.stem) == 1 else str(path)
+        several.append(Served(label, str(path), replace(played, predicted=predicted), cluster))
+    if as_json:
+        say_json(serving_comparison_json(several))
+    elif not quiet:
+        say(serving_comparison_table(several, emphasise=heading))

@@ -17,7 +17,8 @@ from hetsched.cli.options import OneOf, exporter_names
 def export(plan_path: Path, launcher: str, output: Path, quiet: bool) -> None:
     """Write the files that start PLAN into the folder DIR, which is made where it is missing.
 
-    torchrun: a script for each node, the plan, and a README.txt that says what to do with them.
+    torchrun, of a training plan: a script for each node, the plan, and a README.txt that says what to do with them.
+    nginx, of a serving plan: a router that shares requests among the replicas as the plan says.
 
     \b
     Example:
@@ -25,11 +26,14 @@ def export(plan_path: Path, launcher: str, output: Path, quiet: bool) -> None:
     """
     from hetsched.cli.output import say
     from hetsched.errors import HetschedError
-    from hetsched.exporters import EXPORTERS
+    from hetsched.exporters import EXPORTERS, SERVING_EXPORTERS
     from hetsched.files import write_text
-    from hetsched.readers import read_plan
+    from hetsched.readers import read_plan, read_serving_plan
 
-    files = EXPORTERS[launcher](read_plan(plan_path))
+    if launcher in EXPORTERS:
+        files = EXPORTERS[launcher](read_plan(plan_path))
+    else:
+        files = SERVING_EXPORTERS[launcher](read_serving_plan(plan_path))
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

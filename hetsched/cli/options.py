@@ -97,9 +97,9 @@ def any_cost_model_names() -> Iterable[str]:
 
 def exporter_names() -> Iterable[str]:
     """What `--to` takes."""
-    from hetsched.exporters import EXPORTERS
+    from hetsched.exporters import EXPORTERS, SERVING_EXPORTERS
 
-    return EXPORTERS
+    return [*EXPORTERS, *SERVING_EXPORTERS]
 
 
 def search_options(function: Function) -> Function:

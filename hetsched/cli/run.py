@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hetsched.plan import Plan
 
 POSITIVE = click.IntRange(1)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 LARGE_PARAMETERS = 100_000_000  # a model above this is not run on this machine unless --full-size says so
 HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
 
@@ -61,6 +62,21 @@ HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
     metavar="DIR",
     help="Keep it in files there.  [default: in memory]",
 )
+@click.option("--checkpoint-to", type=FOLDER, metavar="DIR", help="Write checkpoints there, one at the end.")
+@click.option("--checkpoint-every", type=POSITIVE, metavar="STEPS", help="And after so many steps.")
+@click.option(
+    "--resume-from",
+    type=FOLDER,
+    metavar="DIR",
+    help="Go on from the latest checkpoint there, for --steps more; that of any plan for the model and batch.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="DIR",
+    help="Start from the safetensors files of a Hugging Face Llama, Mistral, Qwen or GPT-2.",
+)
+@click.option("--save-weights", type=FOLDER, metavar="DIR", help="Write the last checkpoint's weights there, likewise.")
 @click.option("--timeout-s", type=Positive(), default=600.0, show_default=True, help="The longest the run may take.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the lines.")
 @click.option("-q", "--quiet", is_flag=True, help="Print no lines.")
@@ -83,6 +99,11 @@ def run(
     quantise: str,
     cache_gib: float,
     cache_folder: Path | None,
+    checkpoint_to: Path | None,
+    checkpoint_every: int | None,
+    resume_from: Path | None,
+    weights: Path | None,
+    save_weights: Path | None,
     timeout_s: float,
     as_json: bool,
     quiet: bool,
@@ -127,6 +148,11 @@ def run(
         quantise=quantise,
         cache_gib=cache_gib,
         cache_folder=cache_folder,
+        checkpoint_to=checkpoint_to,
+        checkpoint_every=checkpoint_every,
+        resume_from=resume_from,
+        weights=weights,
+        save_weights=save_weights,
     )
     played = plan if full_size else _scaled(plan, given)
     lines = not (as_json or quiet)

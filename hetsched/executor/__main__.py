@@ -56,6 +56,11 @@ def _run(given: argparse.Namespace, say: Say) -> None:
         quantise=given.quantise,
         cache_gib=given.cache_gib,
         cache_folder=given.cache_folder,
+        checkpoint_to=given.checkpoint_to,
+        checkpoint_every=given.checkpoint_every,
+        resume_from=given.resume_from,
+        weights=given.weights,
+        save_weights=given.save_weights,
     )
     plan = read_plan(given.plan)
     rank, world_size = _whole("RANK"), _whole("WORLD_SIZE")
@@ -163,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cache-gib", type=float, default=4.0, help="the most that a rank keeps of activations")
     parser.add_argument("--cache-folder", type=Path, metavar="DIR", help="keep them in files there, not in memory")
+    parser.add_argument("--checkpoint-to", type=Path, metavar="DIR", help="write checkpoints there, one at the end")
+    parser.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="and after so many steps")
+    parser.add_argument("--resume-from", type=Path, metavar="DIR", help="go on from the latest checkpoint there")
+    parser.add_argument("--weights", type=Path, help="a Hugging Face folder, or safetensors file, to start from")
+    parser.add_argument("--save-weights", type=Path, metavar="DIR", help="write the last checkpoint's there likewise")
     parser.add_argument("--init-method", default="env://", help="default: meet at MASTER_ADDR:MASTER_PORT")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write rank-R.jsonl there")
     parser.add_argument("--gradients-to", type=Path, metavar="DIR", help="write gradients there, first and last step")

@@ -29,9 +29,9 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a slice stands: `flat` in its bucket's tensors; `start` and `length` of `dim` in this rank's parameter.
+    """Where a slice stands: `flat` in its bucket's tensors; from `start` on in this rank's parameter.
 
-    whole: whether the slice is all that this rank has of the parameter.
+    whole: whether the slice is all that this rank has of the parameter; whole_shape: of the parameter in the model.
     """
 
     slice: Slice
@@ -39,6 +39,7 @@ class Home:
     shape: tuple[int, ...]
     start: int
     whole: bool
+    whole_shape: tuple[int, ...]
 
     def of(self, parameter: Tensor) -> Tensor:
         """The slice as a view of the parameter, or of its gradient."""
@@ -55,11 +56,13 @@ class Home:
 class Bucket:
     """See the module. gradients, weights: (elements,), padded to equal parts; master: (of `own`,), what AdamW updates.
 
-    counted: whether this rank's gradients add to the sum, or are copies of another's.
+    counted: whether this rank's gradients add to the sum, or are copies of another's; first: whether no lower rank
+    holds these slices.
     """
 
     group: dist.ProcessGroup | None
     counted: bool
+    first: bool
     homes: tuple[Home, ...]
     gradients: Tensor
     weights: Tensor
@@ -134,17 +137,19 @@ def _bucket(
     weights = flat.to(dtype)
     master = weights[start:stop] if dtype == wide else flat[start:stop].clone()
     counted = seat.rank in sharing.counted
-    return Bucket(group, counted, tuple(homes), torch.zeros_like(flat), weights, master, (start, stop))
+    first = seat.rank == sharing.ranks[0]
+    return Bucket(group, counted, first, tuple(homes), torch.zeros_like(flat), weights, master, (start, stop))
 
 
 def _home(part: Slice, parameter: Tensor, spec: ModelSpec, seat: Seat, first: int) -> Home:
     piece = piece_of(spec, part.name, seat.degree, seat.place)
-    shape = list(parameter.shape)
-    start = 0
+    shape, model_shape, start = list(parameter.shape), list(parameter.shape), 0
     if piece is not None:
         shape[part.dim], start = part.stop - part.start, part.start - piece.start
+        model_shape[part.dim] = piece.whole
     size = math.prod(shape)
-    return Home(part, (first, first + size), tuple(shape), start, size == parameter.numel())
+    whole = size == parameter.numel()
+    return Home(part, (first, first + size), tuple(shape), start, whole, tuple(model_shape))
 
 
 def _accumulate(parameter: nn.Parameter, places: Sequence[tuple[Home, Tensor]]) -> None:
@@ -195,6 +200,18 @@ class AdamW:
                 own.copy_(bucket.master)
             if bucket.sharded:
                 all_gather(bucket.weights, own.clone(), present(bucket.group))
+        self._spread()
+
+    @torch.no_grad()
+    def resume(self, steps: int) -> None:
+        """Go on after so many steps, from the weights and moments that the buckets have been given."""
+        for count in self._steps:
+            count.fill_(steps)
+        self._spread()
+
+    def _spread(self) -> None:
+        """Copy the buckets' weights to the parameters that are no views of them."""
+        for bucket in self._buckets:
             for home in bucket.homes:
                 if not home.whole:
                     home.of(self._parameters[home.slice.name]).copy_(home.within(bucket.weights))

@@ -85,6 +85,11 @@ def check_plan(
             hint="set the three bits under options.compression to 16 to check all else",
         )
     settings = settings or RunSettings()
+    if settings.resume_from is not None or settings.weights is not None:
+        raise HetschedError(
+            "run --check: it compares with one process from the first step on",
+            hint="check without a checkpoint or weights to start from",
+        )
     settings = replace(
         settings,
         dtype="fp64" if settings.dtype == "fp64" else "fp32",
@@ -115,16 +120,22 @@ def arguments(settings: RunSettings, folder: Path, gradients_to: Path | None) ->
         "--seed": settings.seed,
         "--dtype": settings.dtype,
         "--learning-rate": settings.learning_rate,
-        "--text": settings.text.resolve() if settings.text else None,
+        "--text": settings.text,
         "--device": settings.device,
         "--timeout-s": settings.timeout_s,
         "--threads": settings.threads,
         "--epoch-steps": settings.epoch_steps,
         "--quantise": settings.quantise,
         "--cache-gib": settings.cache_gib,
-        "--cache-folder": settings.cache_folder.resolve() if settings.cache_folder else None,
+        "--cache-folder": settings.cache_folder,
+        "--checkpoint-to": settings.checkpoint_to,
+        "--checkpoint-every": settings.checkpoint_every,
+        "--resume-from": settings.resume_from,
+        "--weights": settings.weights,
+        "--save-weights": settings.save_weights,
         "--gradients-to": gradients_to,
     }
+    options = {option: value.resolve() if isinstance(value, Path) else value for option, value in options.items()}
     given = [str(word) for option, value in options.items() if value is not None for word in (option, value)]
     return [*given, "--end-with-stdin"]
 

@@ -22,6 +22,10 @@ class RunSettings:
     epoch_steps: train on so many batches, in a new order every epoch; None is new samples in every step. For plans that
     compress: quantise activations' `changes` since the sample was last seen, where samples repeat, or the activations
     themselves, `direct`; cache_gib: the most a rank may keep for that; cache_folder: in files there, memory-mapped.
+
+    checkpoint_to: write checkpoints to that folder, every `checkpoint_every` steps (None: none before the end) and at
+    the end. resume_from: go on from the latest checkpoint there, for `steps` steps more. weights: the folder of a
+    Hugging Face model, or a safetensors file, to start from; save_weights: write the trained weights there likewise.
     """
 
     steps: int = 5
@@ -36,12 +40,27 @@ class RunSettings:
     quantise: str = "changes"
     cache_gib: float = 4.0
     cache_folder: Path | None = None
+    checkpoint_to: Path | None = None
+    checkpoint_every: int | None = None
+    resume_from: Path | None = None
+    weights: Path | None = None
+    save_weights: Path | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise HetschedError(f"run: {self.steps} steps", hint="run at least one")
         if self.epoch_steps is not None and self.epoch_steps < 1:
             raise HetschedError(f"run: epochs of {self.epoch_steps} steps", hint="give at least one")
+        if self.checkpoint_every is not None and (self.checkpoint_every < 1 or self.checkpoint_to is None):
+            raise HetschedError(
+                f"run: a checkpoint every {self.checkpoint_every} steps"
+                + ("" if self.checkpoint_to else ", and no folder for them"),
+                hint="give checkpoint_to and checkpoint_every",
+            )
+        if self.resume_from is not None and self.weights is not None:
+            raise HetschedError("run: both a checkpoint and weights to start from", hint="give one of them")
+        if self.save_weights is not None and self.checkpoint_to is None:
+            raise HetschedError("run: save_weights, and no folder for checkpoints", hint="give checkpoint_to")
         if self.quantise not in QUANTISED:
             raise HetschedError(f"run: quantise is {self.quantise!r}", hint=f"use one of: {', '.join(QUANTISED)}")
         if self.threads < 1:

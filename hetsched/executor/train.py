@@ -85,6 +85,10 @@ def train(
     team = Team(seat.degree, seat.place, groups.team)
     model = Transformer(plan.model, seat.layers, recompute=plan.options.recompute, team=team)
     model.initialise(settings.seed)
+    if settings.weights is not None:
+        from hetsched.executor.weights import read_weights  # loads much of torch
+
+        read_weights(settings.weights, model)
     model.to(target.device)
     parameters = model.global_parameters()
     grad_bits = plan.options.compression.grad_bits
@@ -100,17 +104,22 @@ def train(
     )
     reduce = all_reduce if grad_bits == FULL_BITS else CompressedReduction(buckets, grad_bits, settings.seed + rank)
     optimizer = AdamW(buckets, parameters, settings.learning_rate)
+    done = 0
+    if settings.resume_from is not None:
+        from hetsched.executor.checkpoint import load_checkpoint
+
+        done = load_checkpoint(settings.resume_from, plan, buckets, optimizer)
     worker = StageWorker(plan, seat, model, ByteText(settings.text), groups, settings)
     _world_loss(torch.zeros((), dtype=torch.float64, device=target.device))  # a barrier before the first step
     clock = _Clock(target)
-    for step in range(settings.steps):
+    for step in range(done, done + settings.steps):
         waited_s, sent_bytes = worker.waited_s, worker.sent_bytes
         loss = worker.run_step(step)
         schedule_s = clock.lap()
         grad_bytes = reduce(buckets, target.dtype)
         worker.finish_sends()
         all_reduce_s = clock.lap()
-        if gradients_to is not None and step in (0, settings.steps - 1):
+        if gradients_to is not None and step - done in (0, settings.steps - 1):
             save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")
         optimizer.step()
         optimizer_s = clock.lap()
@@ -129,6 +138,16 @@ def train(
                 grad_bytes=grad_bytes,
             )
         )
+        ended = step + 1 == done + settings.steps
+        if settings.checkpoint_to is not None and (ended or (step + 1) % (settings.checkpoint_every or step + 2) == 0):
+            from hetsched.executor.checkpoint import save_checkpoint
+
+            save_checkpoint(settings.checkpoint_to, plan, buckets, optimizer, step + 1)
+            clock.iteration()
+    if settings.checkpoint_to is not None and settings.save_weights is not None and rank == 0:
+        from hetsched.executor.weights import write_weights
+
+        write_weights(settings.checkpoint_to, plan.model, settings.save_weights)
 
 
 def save_gradients(buckets: tuple[Bucket, ...], path: Path) -> None:

@@ -27,11 +27,21 @@ class Compared:
 
 
 def comparison_table(several: Sequence[Compared], emphasise: Callable[[str], str] = str) -> str:
-    """A column for each plan, in several tables where 80 columns are too few; the first stands in each of them."""
-    rows = _rows(several)
-    widths = [max(len(cells[k]) for _, cells in rows) for k in range(len(several))]
+    """A column for each plan, and what makes them answers to different questions."""
+    return side_by_side(_rows(several), differences(several), emphasise)
+
+
+def side_by_side(
+    rows: Sequence[tuple[str, list[str]]], notes: Sequence[str], emphasise: Callable[[str], str] = str
+) -> str:
+    """Named rows of a cell for each plan, the first of which has their names, and notes below.
+
+    In several tables where 80 columns are too few; the first plan stands in each of them.
+    """
+    count = len(rows[0][1])
+    widths = [max(len(cells[k]) for _, cells in rows) for k in range(count)]
     label = max(len(name) for name, _ in rows)
-    tables, others = [], list(range(1, len(several)))
+    tables, others = [], list(range(1, count))
     while True:
         chosen, used = [0], label + 2 + widths[0]
         while others and (len(chosen) == 1 or used + 2 + widths[others[0]] <= WIDTH):
@@ -45,7 +55,6 @@ def comparison_table(several: Sequence[Compared], emphasise: Callable[[str], str
         tables.append("\n".join([emphasise(lines[0]), *lines[1:]]))
         if not others:
             break
-    notes = differences(several)
     return "\n\n".join([*tables, *(["\n".join(bullet(note) for note in notes)] if notes else [])])
 
 

@@ -32,7 +32,8 @@ def serving_simulation_table(
     title = f"{plan.model.name} on {cluster}: {large(run.requests_per_s)} requests/s, played event by event"
     lines = [
         emphasise(title),
-        f"  {', '.join(figures(predicted))}; {replicas(plan)}",
+        f"  {', '.join(figures(predicted))}",
+        f"  {replicas(plan)}",
         bullet(
             f"{len(requests):,} requests ({requests.name}), {offered}: {requests.mean_input_tokens:,.0f} tokens in and "
             f"{requests.mean_output_tokens:,.0f} out on average; done after {seconds(run.span_s)}",

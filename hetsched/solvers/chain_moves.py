@@ -209,14 +209,14 @@ def imitate(draft: Draft) -> Changes | None:
 
 
 def in_step(draft: Draft) -> Changes | None:
-    """A layer from one stage to another, or two stages changed about, at the same places of all pipelines that have
-    the layers of this one; those with their layers, without, or split anew."""
+    """A layer from one stage to another, or two stages changed about, or all from one to the other turned round, at the
+    same places of all pipelines that have the layers of this one; stages with their layers, without, or split anew."""
     chain = draft.chains[draft.pick()]
     if len(chain) < 2:
         return None
     i, j = draft.below(len(chain)), draft.below(len(chain) - 1)
     j += j >= i
-    way = draft.below(4)
+    way = draft.below(6)
     if way == 0 and chain[i][1] < 2:
         return None
     like = [layers for _, layers in chain]
@@ -229,9 +229,12 @@ def in_step(draft: Draft) -> Changes | None:
             stages[i], stages[j] = (stages[i][0], stages[i][1] - 1), (stages[j][0], stages[j][1] + 1)
         elif way == 1:
             stages[i], stages[j] = (stages[j][0], stages[i][1]), (stages[i][0], stages[j][1])
-        else:
+        elif way < 4:
             stages[i], stages[j] = stages[j], stages[i]
-        found = draft.split([group for group, _ in stages]) if way == 3 else tuple(stages)
+        else:
+            first, last = min(i, j), max(i, j) + 1
+            stages[first:last] = stages[first:last][::-1]
+        found = draft.split([group for group, _ in stages]) if way in (3, 5) else tuple(stages)
         if found is None:
             return None
         changes[position] = found

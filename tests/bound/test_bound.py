@@ -60,10 +60,11 @@ def tiny_model(rng: np.random.Generator, blocks: int) -> ModelSpec:
 
 
 def tiny_cluster(rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob) -> Cluster:
-    """Two regions, links of 30 MB/s to 200 GB/s and 1 us to 0.1 s; sometimes with measured times and curves."""
+    """Two regions, or three of one GPU; links of 30 MB/s to 200 GB/s, 1 us to 0.1 s; sometimes measured times."""
     kinds = rng.choice(["A100-SXM-80GB", "V100-SXM2-16GB"], len(counts))
     gpus = [find_gpu(str(kind), "test") for kind in kinds]
-    nodes = tuple(Node(f"n{k}", f"r{k % 2}", (gpus[k],) * count) for k, count in enumerate(counts))
+    regions = 3 if counts == (1, 1, 1) else 2
+    nodes = tuple(Node(f"n{k}", f"r{k % regions}", (gpus[k],) * count) for k, count in enumerate(counts))
     size = len(counts), len(counts)
     bandwidth = np.exp(rng.uniform(np.log(3e7), np.log(2e11), size))
     network = Network(bandwidth, np.exp(rng.uniform(np.log(1e-6), np.log(0.1), size)))

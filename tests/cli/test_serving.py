@@ -123,7 +123,11 @@ def test_the_other_cost_model(cli: Cli) -> None:
 
 WRONG = {
     "explain": (("explain", BOTH), 1, "is a serving plan, a training plan is needed here"),
-    "compare": (("compare", TRAINING, BOTH), 1, "is a serving plan, a training plan is needed here"),
+    "compare": (
+        ("compare", TRAINING, BOTH),
+        1,
+        "by-hand.json is a training plan and serve-by-hand.json a serving plan",
+    ),
     "run": (("run", BOTH), 1, "is a serving plan, a training plan is needed here"),
     "a cost model of the other kind": (("evaluate", BOTH, "--cost-model", "dtfm"), 1, "is a serving plan, for which"),
     "and the other way": (("evaluate", TRAINING, "--cost-model", "hexgen"), 1, "is a training plan, for which"),
@@ -169,3 +173,16 @@ def test_the_slo_scale_is_shown(cli: Cli) -> None:
     found = document(cli("simulate", BOTH, "--slo-scale", 5, "--json"))
     assert 0 < found["slo_scale"]["p50"] <= found["slo_scale"]["p99"]
     assert "over alone (SLO scale)" in cli("simulate", BOTH, "--slo-scale", 5).stdout
+
+
+def test_serving_plans_side_by_side(cli: Cli, tmp_path: Path) -> None:
+    other = changed(tmp_path / "other.json", APART, workload={"isl": 300, "osl": 30, "rate_per_s": 3})
+    text = cli("compare", BOTH, APART, other).stdout
+    assert "1P + 2D" in text
+    assert "the plans serve different workloads" in text
+    assert max(map(len, text.splitlines())) <= 80
+    found = document(cli("compare", BOTH, other, "--same-load", "--json"))
+    assert found["notes"] == []
+    alone = document(cli("evaluate", BOTH, "--json"))
+    assert found["plans"][0]["predicted"] == alone
+    assert found["plans"][1]["predicted"]["offered_per_s"] == alone["offered_per_s"]

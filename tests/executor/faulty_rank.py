@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hetsched.executor import shards, train
+from hetsched.executor import checkpoint, shards, train
 from hetsched.executor.__main__ import main
 from hetsched.executor.groups import TIED
 from hetsched.executor.reduction import all_reduce
@@ -66,10 +66,24 @@ def reduce_the_first_rows_with_whoever_has_them() -> None:
     shards.piece_of = piece_of
 
 
+def die_in_the_second_checkpoint() -> None:
+    """Rank 1 is killed while it writes."""
+    right, begun = checkpoint._state, list[int]()
+
+    def state(*given: Any, first: bool) -> Any:
+        begun.append(1)
+        if len(begun) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return right(*given, first=first)
+
+    checkpoint._state = state  # type: ignore[assignment]
+
+
 FAULTS = {
     "average": average_pipelines_as_if_equal,
     "tied": forget_the_tied_embedding,
     "rows": reduce_the_first_rows_with_whoever_has_them,
+    "die_saving": die_in_the_second_checkpoint,
     "die": die_in_the_second_step,
 }
 

@@ -6,6 +6,7 @@ A line on stdin is {"world_size", "words"}: how many ranks, and their command li
 import json
 import os
 import sys
+import traceback
 
 import torch._dynamo  # noqa: F401  # which recomputation imports when it is first used
 
@@ -19,9 +20,11 @@ def start(rank: int, world_size: int, words: list[str]) -> int:
         return child
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(world_size)
-    code = 70  # of an error that main does not know
+    code = 70  # of an error that main does not know, whose traceback is shown
     try:
         code = main(words)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)

@@ -152,7 +152,7 @@ def test_what_rounding_leaves_out_of_a_gradient_comes_with_the_next(tmp_path: Pa
     try:
         size = 2 * ROW
         zeros = [torch.zeros(size) for _ in range(3)]
-        bucket = Bucket(dist.group.WORLD, True, (), zeros[0], zeros[1], zeros[2], (0, size))
+        bucket = Bucket(dist.group.WORLD, True, True, (), zeros[0], zeros[1], zeros[2], (0, size))
         reduce = CompressedReduction([bucket], 2, seed=0)
         rng = torch.Generator().manual_seed(0)
         given, got = torch.zeros(size), torch.zeros(size)
