@@ -1,17 +1,19 @@
 """The simulator's judgement of a draft: what it is worth by the problem's objective."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.plan import Route, ServingPipeline, ServingPlan
 from hetsched.requests import Requests
 from hetsched.serving_problem import ServingProblem
 from hetsched.simulate.serving.limits import highest_rate
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings, simulate_serving
-from hetsched.solvers.serving.workshop import Draft
+from hetsched.solvers.serving.workshop import Draft, Replica
 
+FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 SETTINGS = Settings()
@@ -40,12 +42,40 @@ class Judge:
     reference: ReplicaTimes | None
     count: int = LEAST_REQUESTS
     seed: int = 0
+    _alone: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def play(self, draft: Draft, rate_per_s: float | None) -> ServingRun:
         """A run at a rate; None: all requests at once."""
         times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
+
+    def rate_alone(self, replica: Replica) -> float:
+        """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
+
+        Those that are alike but for their GPUs' names are played once.
+        """
+        times = replica.times
+        stages = tuple((stage.blocks, stage.degree, stage.gpu.kind) for stage in times.stages)
+        key = (stages, times.hops, times.kv_room_bytes, replica.max_batch)
+        if key not in self._alone:
+            self._alone[key] = self._played_alone(replica) if replica.rate_per_s > 0.0 else 0.0
+        return self._alone[key]
+
+    def _played_alone(self, replica: Replica) -> float:
+        problem = self.problem
+        pipeline = ServingPipeline("r0", replica.stages, replica.max_batch)
+        plan = ServingPlan(problem.model, problem.load, (pipeline,), (Route(None, "r0", 1.0),), problem.options)
+        draft, short = Draft(plan, (replica,), replica.rate_per_s), replace(self, count=FEW_REQUESTS)
+        slo = problem.load.slo
+        if not slo.limits:
+            return short.play(draft, None).requests_per_s
+
+        def holds(rate_per_s: float) -> bool:
+            enough = rate_per_s >= replica.rate_per_s * LOWEST_SHARE
+            return enough and short.play(draft, rate_per_s).keeps(slo, self.reference)
+
+        return highest_rate(holds, replica.rate_per_s, ALONE_PRECISION)
 
     def verdict(self, draft: Draft, to_beat: Verdict | None = None) -> Verdict | None:
         """The draft's verdict, None where it is seen early that it does not beat another."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from hetsched.solvers.serving.workshop import Draft, Workshop
 
 FINALISTS, RIVALS = 4, 3  # drafts that are simulated: of the solver, and of the baseline
 BASELINE = "uniform"
+FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
 
 Watch = Callable[[int, int], None]  # steps done, of how many
 
@@ -52,17 +53,23 @@ def plan_serving(
     workshop = Workshop(problem, memory_fraction, reference)
     rng = np.random.default_rng(seed)
     total = max_steps or solver.steps(workshop)
+    judge = Judge(problem, reference, seed=seed)
     drafts: list[Draft] = []
     steps = 0
-    for draft in solver.search(workshop, rng):
-        steps += 1
-        if draft is not None:
-            drafts.append(draft)
-        if watch:
-            watch(steps, total)
-        if steps >= total or (max_seconds is not None and clock() - began >= max_seconds):
-            break
-    judge = Judge(problem, reference, seed=seed)
+    for share in FIRST, 1.0:  # what the steady state promises is measured in between
+        for draft in solver.search(workshop, rng):
+            steps += 1
+            if draft is not None:
+                drafts.append(draft)
+            if watch:
+                watch(steps, total)
+            if steps >= total * share or (max_seconds is not None and clock() - began >= max_seconds * share):
+                break
+        else:
+            break  # it has no more
+        if share < 1.0:
+            workshop.trust(_promises(judge, _best(drafts, FINALISTS)))
+    drafts = [_measured(judge, workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
     rivals = _best([draft for draft in SERVING_SOLVERS[BASELINE].search(workshop, rng) if draft], RIVALS)
     baseline = _judged(judge, rivals, None)
     best = _judged(judge, _best(drafts, FINALISTS), baseline)
@@ -72,6 +79,23 @@ def plan_serving(
     if not best.keeps and problem.objective != "attainment":
         raise slo_missed(problem, best, reference)
     return ServingResult(best, baseline, solver.name, seed, steps, clock() - began)
+
+
+def _promises(judge: Judge, drafts: list[Draft]) -> dict[int, float]:
+    """What share of the steady state's rate replicas keep in simulation, by their number of stages: the median."""
+    seen: dict[int, list[float]] = {}
+    for draft in drafts:
+        for replica in draft.replicas:
+            if replica.rate_per_s > 0.0:
+                seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
+    return {depth: float(np.median(shares)) for depth, shares in seen.items()}
+
+
+def _measured(judge: Judge, workshop: Workshop, draft: Draft) -> Draft:
+    """The draft with requests shared by the rates that its replicas keep in simulation."""
+    replicas = [replace(replica, rate_per_s=judge.rate_alone(replica)) for replica in draft.replicas]
+    useful = sorted((r for r in replicas if r.rate_per_s > 0.0), key=lambda replica: -replica.rate_per_s)
+    return workshop.assembled(useful) if useful else draft
 
 
 def _best(drafts: list[Draft], count: int) -> list[Draft]:

@@ -1,7 +1,7 @@
 """Where replicas are made of groups of GPUs, and plans of replicas. What was worked out once is kept."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hetsched.cost.serving.replica import ReplicaTimes, replica_times
 from hetsched.cost.serving.steady import SteadyReplica, Traffic
@@ -47,11 +47,26 @@ class Workshop:
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
+        self._trust: dict[int, float] = {}
+        self._made: dict[Group, list[Replica]] = {}
         self._known: dict[Group, Replica | None] = {}
         self._alike: dict[tuple[tuple[int, str, int], ...], float] = {}
         weights = problem.model.parameters * problem.precision.weight_bytes
         self._least_bytes = weights / memory_fraction
         self._bytes = [device.gpu.memory_bytes for device in problem.cluster.devices]
+
+    def trust(self, shares: Mapping[int, float]) -> None:
+        """From now on take so much of what the steady state says of replicas, by their number of stages.
+
+        A number that is not there has the share of the next smaller one that is.
+        """
+        self._trust = dict(shares)
+        self._known.clear()
+        self._alike.clear()
+
+    def _trusted(self, replica: Replica) -> Replica:
+        below = [depth for depth in self._trust if depth <= len(replica.stages)]
+        return replace(replica, rate_per_s=replica.rate_per_s * self._trust[max(below)]) if below else replica
 
     def rate_of(self, group: Group) -> float:
         """The rate that the group's best replica keeps; that of a group which is alike, where that is known."""
@@ -100,15 +115,17 @@ class Workshop:
         return sum(self._bytes[device] for device in group) >= self._least_bytes
 
     def _best(self, group: Group) -> Replica | None:
-        if not self.could_hold(group):
-            return None
+        if group not in self._made:
+            self._made[group] = self._worked_out(group) if self.could_hold(group) else []
+        return max(map(self._trusted, self._made[group]), key=lambda replica: replica.rate_per_s, default=None)
+
+    def _worked_out(self, group: Group) -> list[Replica]:
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
         if found == [None]:
             found = [self.layouts.quickest(devices, 1.0)]
-        made = [self.made(stages) for stages in found if stages is not None]
-        return max(made, key=lambda replica: replica.rate_per_s, default=None)
+        return [self.made(stages) for stages in found if stages is not None]
 
     def made(self, stages: Sequence[Stage]) -> Replica:
         """The replica of these stages."""
