@@ -32,6 +32,9 @@ def finished_serving_plan(
     plan = replace(best.draft.plan, workload=load)
     cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(problem.requests))
     predicted = prediction(cluster, cost, best.run, reference)
+    if problem.objective == "throughput" and not load.slo.limits:
+        predicted["requests_per_s"] = best.rate_per_s
+        predicted["output_tokens_per_s"] = best.rate_per_s * problem.requests.mean_output_tokens
     judge = Judge(problem, reference, seed=result.seed)
     predicted["limited_by"] = limited_by(judge, best)
     predicted["baselines"] = {"uniform": None if result.baseline is None else _baseline(judge, result.baseline)}
@@ -61,8 +64,8 @@ def _baseline(judge: Judge, verdict: Verdict) -> dict[str, Any]:
     """What the baseline reaches, by the same objective."""
     slo = judge.problem.load.slo
     return {
-        "requests_per_s": verdict.rate_per_s if slo.limits else verdict.run.requests_per_s,
-        "output_tokens_per_s": verdict.run.output_tokens_per_s,
+        "requests_per_s": verdict.rate_per_s,
+        "output_tokens_per_s": verdict.rate_per_s * judge.problem.requests.mean_output_tokens,
         "slo_attainment": verdict.run.attainment(slo, judge.reference),
         "usd_per_hour": verdict.usd_per_hour,
         "keeps_slo": verdict.keeps,
