@@ -13,6 +13,7 @@ from hetsched.cli.evaluate import evaluate
 from hetsched.cli.explain import explain
 from hetsched.cli.export import export
 from hetsched.cli.group import ErrorsAsMessages
+from hetsched.cli.plan_serve import plan_serve
 from hetsched.cli.plan_train import plan_train
 from hetsched.cli.run import run
 from hetsched.cli.simulate import simulate
@@ -33,5 +34,18 @@ def main() -> None:
     """
 
 
-for command in (plan_train, evaluate, estimate, simulate, explain, compare, export, run, gpus, models, solvers):
+for command in (
+    plan_train,
+    plan_serve,
+    evaluate,
+    estimate,
+    simulate,
+    explain,
+    compare,
+    export,
+    run,
+    gpus,
+    models,
+    solvers,
+):
     main.add_command(command)
