@@ -1,9 +1,11 @@
 """The simulator's judgement of a draft: what it is worth by the problem's objective."""
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingPipeline, ServingPlan
 from hetsched.requests import Requests
@@ -15,7 +17,8 @@ from hetsched.solvers.serving.workshop import Draft, Replica
 
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
-UNTIL = 0.8
+LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
+UNTIL = 0.8  # of the requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 SETTINGS = Settings()
 
@@ -127,9 +130,22 @@ class Judge:
         if rate_per_s is None:
             count = max(self.count, ROUNDS_AT_ONCE * sum(pipeline.max_batch for pipeline in draft.plan.pipelines))
             return requests.drawn(min(count, 10 * self.count), None, np.random.default_rng(self.seed))
-        if self.problem.load.trace is not None and len(requests) >= self.count:
-            return requests.first(self.count).at_rate(rate_per_s)
-        return requests.drawn(self.count, rate_per_s, np.random.default_rng(self.seed))
+        count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
+        if self.problem.load.trace is not None and len(requests) >= count:
+            return requests.first(count).at_rate(rate_per_s)
+        return requests.drawn(count, rate_per_s, np.random.default_rng(self.seed))
+
+    @cached_property
+    def _longest_limit_s(self) -> float:
+        """How long the SLO lets a request take: a run is to last many times that, or overload would pass unnoticed."""
+        slo, requests = self.problem.load.slo, self.problem.requests
+        limits = [limit.value for limit in (slo.ttft, slo.e2e) if limit is not None]
+        if slo.tpot is not None:
+            limits.append(slo.tpot.value * requests.mean_output_tokens)
+        if slo.scale is not None and self.reference is not None:
+            mean = requests.mean_input_tokens, requests.mean_output_tokens
+            limits.append(slo.scale.value * float(alone(self.reference, *mean)[1]))
+        return max(limits, default=0.0)
 
     def _usd(self, draft: Draft) -> float | None:
         cluster = self.problem.cluster
