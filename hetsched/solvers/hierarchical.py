@@ -25,9 +25,8 @@ from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.inventory import Inventory
-from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.megatron import WIDTHS, Megatron
 
-WIDTHS = (1, 2, 4, 8)
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
 LONGEST_TSP = 24
