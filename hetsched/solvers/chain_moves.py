@@ -214,8 +214,8 @@ def imitate(draft: Draft) -> Changes | None:
 
 def in_step(draft: Draft) -> Changes | None:
     """A layer from one stage to another, or two stages changed about, or all from one to the other turned round, at the
-    same places of all pipelines that have the layers of this one; stages with their layers or without. Or split anew, in
-    all pipelines of its depth."""
+    same places of all pipelines that have the layers of this one; stages with their layers or without them. Or split
+    anew, in all pipelines of its depth."""
     chain = draft.chains[draft.pick()]
     if len(chain) < 2:
         return None
