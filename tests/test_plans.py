@@ -95,7 +95,7 @@ def test_the_python_of_the_readme_plans(tmp_path: Path, monkeypatch: pytest.Monk
         ("simulate", "by-hand.json"),
         ("simulate", "serve-apart.json", "--request", "3"),
         ("explain", "by-hand.json"),
-        ("estimate", *"--model llama-3.1-8b --gpu h100_sxm --tp 1,2 --batch 1,64".split()),
+        ("estimate", "--model", "llama-3.1-8b", "--gpu", "h100_sxm", "--tp", "1,2", "--batch", "1,64"),
         ("compare", "home-office-opt-1.3b.json", "home-office-llama-2-7b.json"),
     ],
     ids=lambda words: "-".join(words[:2]),
