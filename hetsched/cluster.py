@@ -1,7 +1,7 @@
 """What there is: GPUs in nodes, and the measured network between them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -207,6 +207,19 @@ class Cluster:
                 f"device {name!r} is not in cluster {self.name}",
                 hint=f"devices are named node/index, e.g. {self.devices[0].name}",
             ) from None
+
+    def device_facts(self, names: Iterable[str]) -> dict[str, dict[str, str | int]]:
+        """What a plan file says under `devices` of those it uses: node, region, index and kind."""
+        used = [self.device(name) for name in names]
+        return {
+            device.name: {
+                "node": device.node,
+                "region": self.node(device.node).region,
+                "index": device.index,
+                "kind": device.gpu.kind,
+            }
+            for device in used
+        }
 
     def node(self, name: str) -> Node:
         """The node of that name."""

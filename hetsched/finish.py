@@ -100,7 +100,7 @@ def finished_plan(
     return replace(
         plan,
         cluster=reference,
-        devices=device_facts(cluster, plan),
+        devices=cluster.device_facts(name for pipeline in plan.pipelines for name in pipeline.devices),
         predicted={**prediction(cluster, plan, result.cost, others), **compared},
         provenance={
             "solver": result.solver,
@@ -113,17 +113,3 @@ def finished_plan(
             **provenance,
         },
     )
-
-
-def device_facts(cluster: Cluster, plan: Plan) -> dict[str, dict[str, Any]]:
-    """The plan file's `devices`: node, region, index and kind of each device in use."""
-    used = [cluster.device(name) for pipeline in plan.pipelines for name in pipeline.devices]
-    return {
-        device.name: {
-            "node": device.node,
-            "region": cluster.node(device.node).region,
-            "index": device.index,
-            "kind": device.gpu.kind,
-        }
-        for device in used
-    }

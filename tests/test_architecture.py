@@ -17,7 +17,7 @@ BASE = FIRST | {"fields", "files"}
 SHAPES = BASE | {"cluster", "model", "precision", "profiles", "requests", "workload"}
 PLAN = SHAPES | {"plan"}
 COST = PLAN | {"cost"}
-SOLVERS = COST | {"problem", "algorithms", "solvers"}
+SOLVERS = COST | {"problem", "serving_problem", "algorithms", "solvers"}
 SEARCH = SOLVERS | {"bound", "search"}
 # What each part of the package may import of it (a part is a module or a folder, and may always import itself).
 ALLOWED: dict[str, set[str]] = {
@@ -34,12 +34,14 @@ ALLOWED: dict[str, set[str]] = {
     "workload": BASE,
     "plan": SHAPES,
     "problem": PLAN,
+    "serving_problem": PLAN,
     "budget": SHAPES,
     "catalog": SHAPES,
     "readers": PLAN | {"catalog"},
     "algorithms": set(),
     "cost": PLAN,
     "simulate": COST,
+    "serving": (SOLVERS - {"problem"}) | {"budget", "simulate"},
     "bound": COST | {"problem"},
     "solvers": SOLVERS - {"search"},
     "infeasible": COST | {"catalog", "problem"},
@@ -48,7 +50,8 @@ ALLOWED: dict[str, set[str]] = {
     "exporters": PLAN,
     "executor": PLAN,
     "report": COST | {"simulate"},
-    "cli": SEARCH | {"budget", "finish", "catalog", "readers", "exporters", "executor", "report", "simulate"},
+    "cli": SEARCH
+    | {"budget", "finish", "catalog", "readers", "exporters", "executor", "report", "serving", "simulate"},
 }
 # Who may import what is heavy, or is for one purpose.
 RESERVED = {

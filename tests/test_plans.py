@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ def test_the_cluster_file_of_the_readme_is_read(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text(example, encoding="utf-8")
     (tmp_path / "bandwidth.csv").write_text(matrix, encoding="utf-8")
     (tmp_path / "latency.csv").write_text(matrix.replace("Gbit/s", "ms"), encoding="utf-8")
+    shutil.copy(ROOT / "cluster_specs" / "profiles" / "training_network.json", tmp_path / "my-gpus.json")
     cluster = read_cluster(tmp_path / "cluster.yaml")
     assert len(cluster.devices) == 12
     home, rack = (cluster.index_of[name] for name in ("home/0", "rack/1"))
@@ -93,6 +95,7 @@ def test_the_python_of_the_readme_plans(tmp_path: Path, monkeypatch: pytest.Monk
         ("simulate", "by-hand.json"),
         ("simulate", "serve-apart.json", "--request", "3"),
         ("explain", "by-hand.json"),
+        ("estimate", "--model", "llama-3.1-8b", "--gpu", "h100_sxm", "--tp", "1,2", "--batch", "1,64"),
         ("compare", "home-office-opt-1.3b.json", "home-office-llama-2-7b.json"),
     ],
     ids=lambda words: "-".join(words[:2]),

@@ -56,14 +56,15 @@ class Chain:
 
 
 class _Move(NamedTuple):
-    """Taking an option's GPUs from a machine that has `spare` left.
+    """Taking an option's GPUs from a machine, a way for which no two states lead to the same one.
 
-    after: for each state of all pools the one after it, -1 where there is no such machine.
+    spare, after: for each state of all pools, what the machine has left, and the state after it: -1 where there is no
+    such machine.
     """
 
     pool: int
     option: int
-    spare: int
+    spare: Ints
     after: Ints
 
 
@@ -115,7 +116,7 @@ def _single(options: Sequence[Sequence[Option]], moves: Sequence[_Move], start: 
         option = options[move.pool][move.option]
         if move.after[start] >= 0 and option.most[3] >= layers:
             seconds = layers * option.layer_s + option.first_s + option.last_s
-            end = min(end, (seconds, start, ChainStage(move.pool, move.option, layers, move.spare)))
+            end = min(end, (seconds, start, ChainStage(move.pool, move.option, layers, int(move.spare[start]))))
     return end
 
 
@@ -127,7 +128,8 @@ def _ending(before: Floats, states: Ints, rows: Ints, move: _Move, option: Optio
     held = np.arange(1, most + 1)
     totals = before[rows][:, layers - held] + held * option.layer_s + option.last_s
     row, x = divmod(int(totals.argmin()), most)
-    return float(totals[row, x]), int(states[rows[row]]), ChainStage(move.pool, move.option, x + 1, move.spare)
+    state = int(states[rows[row]])
+    return float(totals[row, x]), state, ChainStage(move.pool, move.option, x + 1, int(move.spare[state]))
 
 
 def _go_on(best: Floats, before: Floats, after: Ints, pool: int, option: Option) -> None:
@@ -185,11 +187,11 @@ def _stage_before(
                 misses = np.abs(ways[done - held] + held * option.layer_s - wanted)
                 k = int(misses.argmin())
                 if misses[k] < off:
-                    stage = ChainStage(pool, move.option, k + 1, move.spare)
+                    stage = ChainStage(pool, move.option, k + 1, int(move.spare[before]))
                     found, off = (int(before), stage), float(misses[k])
             alone = abs(done * option.layer_s + option.first_s - wanted)
             if before == 0 and done <= option.most[1] and alone < off:
-                found, off = (0, ChainStage(pool, move.option, done, move.spare)), alone
+                found, off = (0, ChainStage(pool, move.option, done, int(move.spare[0]))), alone
     if not off <= TOLERANCE * max(1.0, abs(wanted)):
         raise AssertionError("a chain's stages do not add up to its time")
     return found
@@ -214,15 +216,18 @@ def _moves(machines: Sequence[Sequence[int]], options: Sequence[Sequence[Option]
         for option, spare, step in pool_moves:
             to = step[places[pool]]
             after = np.where(to >= 0, np.arange(total) + (to - places[pool]) * strides[pool], -1)
-            moves.append(_Move(pool, option, spare, after))
+            moves.append(_Move(pool, option, spare[places[pool]], after))
     return moves, np.asarray(used)
 
 
-def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tuple[int, int, Ints]], list[int]]:
-    """(option, GPUs left of the machine taken from, state after each state), and the GPUs in use in each state."""
+def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tuple[int, Ints, Ints]], list[int]]:
+    """(option, GPUs left of the machine taken from, state after each state), and the GPUs in use in each state.
+
+    A way of moving is by how many GPUs the machine has left, so that no two states meet; of one machine it is but one.
+    """
     first = tuple(sorted(counts))
     states, queue = {first: 0}, [first]
-    steps: dict[tuple[int, int], dict[int, int]] = {}
+    steps: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
     for state in queue:
         for option, degree in enumerate(degrees):
             for left in {left for left in state if left >= degree}:
@@ -232,11 +237,13 @@ def _pool_moves(counts: Sequence[int], degrees: Sequence[int]) -> tuple[list[tup
                 if after not in states:
                     states[after] = len(states)
                     queue.append(after)
-                steps.setdefault((option, left), {})[states[state]] = states[after]
+                way = left if len(first) > 1 else 0
+                steps.setdefault((option, way), {})[states[state]] = states[after], left
     moves = []
-    for (option, left), pairs in steps.items():
-        step = np.full(len(states), -1, dtype=np.intp)
-        step[list(pairs)] = list(pairs.values())
-        moves.append((option, left, step))
+    for (option, _), pairs in steps.items():
+        step, spare = np.full(len(states), -1, dtype=np.intp), np.zeros(len(states), dtype=np.intp)
+        step[list(pairs)] = [after for after, _ in pairs.values()]
+        spare[list(pairs)] = [left for _, left in pairs.values()]
+        moves.append((option, spare, step))
     whole = sum(first)
     return moves, [whole - sum(state) for state in states]

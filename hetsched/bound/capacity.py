@@ -111,7 +111,8 @@ def can_do(
         most = np.minimum(most, paid + replicas * count)
     enough: NDArray[np.bool_] = most >= wanted * (1 - SLACK)
     if single:
-        enough &= corners[0][1][:, :, stages == 1].max(axis=(0, 2)) >= 1 - SLACK
+        alone = corners[0][1][:, :, stages == 1]
+        enough &= alone.max(axis=(0, 2), initial=0.0) >= 1 - SLACK  # none where no pipeline may have one stage
     return enough
 
 

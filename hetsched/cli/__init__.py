@@ -13,6 +13,7 @@ from hetsched.cli.evaluate import evaluate
 from hetsched.cli.explain import explain
 from hetsched.cli.export import export
 from hetsched.cli.group import ErrorsAsMessages
+from hetsched.cli.plan_serve import plan_serve
 from hetsched.cli.plan_train import plan_train
 from hetsched.cli.probe import probe
 from hetsched.cli.run import run
@@ -34,5 +35,19 @@ def main() -> None:
     """
 
 
-for command in (plan_train, evaluate, estimate, simulate, explain, compare, export, run, probe, gpus, models, solvers):
+for command in (
+    plan_train,
+    plan_serve,
+    evaluate,
+    estimate,
+    simulate,
+    explain,
+    compare,
+    export,
+    run,
+    probe,
+    gpus,
+    models,
+    solvers,
+):
     main.add_command(command)

@@ -74,6 +74,13 @@ def solver_names() -> Iterable[str]:
     return SOLVERS
 
 
+def serving_solver_names() -> Iterable[str]:
+    """What `--solver` takes of `plan-serve`."""
+    from hetsched.solvers.serving import SERVING_SOLVERS
+
+    return SERVING_SOLVERS
+
+
 def cost_model_names() -> Iterable[str]:
     """What `--cost-model` takes."""
     from hetsched.cost import COST_MODELS
@@ -96,15 +103,24 @@ def exporter_names() -> Iterable[str]:
 
 
 def search_options(function: Function) -> Function:
-    """The options of every command that searches."""
+    """The options of every command that searches for a training plan."""
+    return _search_options(function, solver_names, "auto", "local-search or pipeline-dp")
+
+
+def serving_search_options(function: Function) -> Function:
+    """The options of every command that searches for a serving plan."""
+    return _search_options(function, serving_solver_names, "genetic", "pipeline-dp or uniform")
+
+
+def _search_options(function: Function, names: Callable[[], Iterable[str]], usual: str, example: str) -> Function:
     options = (
         click.option(
             "--solver",
-            type=OneOf(solver_names),
-            default="auto",
+            type=OneOf(names),
             metavar="NAME",
+            default=usual,
             show_default=True,
-            help="How to search, e.g. local-search or pipeline-dp; an unknown name lists them all.",
+            help=f"How to search, e.g. {example}; an unknown name lists them all.",
         ),
         click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Equal seeds, equal plans."),
         click.option("--max-seconds", type=Positive(), help="Stop after so many seconds."),

@@ -49,13 +49,15 @@ def probe(
     """
     import json
 
-    from hetsched.cli.output import say
+    from hetsched.cli.output import check_writable, say
     from hetsched.executor import RunSettings
     from hetsched.executor.launch import require_torch
     from hetsched.files import write_text
     from hetsched.readers import read_model
     from hetsched.workload import TrainingJob
 
+    if output is not None:
+        check_writable(output)
     require_torch()
     from hetsched.executor.calibrate import measure_profile
 

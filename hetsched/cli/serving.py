@@ -12,7 +12,6 @@ from hetsched.cost.serving.plan_cost import price_serving
 from hetsched.cost.serving.steady import Traffic
 from hetsched.plan import ServingPlan
 from hetsched.report.serving_table import serving_table
-from hetsched.requests import Requests
 from hetsched.simulate.serving.prediction import play, prediction
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings
@@ -44,7 +43,7 @@ def played(
         raise HetschedError(
             f"there is no request {settings.record}: there are {len(requests):,}", hint="they are counted from 0"
         )
-    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests))
+    cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(requests))
     with ProgressLine("simulate", quiet, "requests") as line:
         run = play(cluster, plan, requests, settings, memory_fraction, line.part)
     return run, prediction(cluster, cost, run, reference_of(plan, load.slo))
@@ -69,7 +68,9 @@ def highest_rate_of(
             "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
         )
     reference = reference_of(plan, load.slo)
-    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests_of(load, plan.model, folder, drawing)))
+    cost = price_serving(
+        cluster, plan, memory_fraction, Traffic.of_requests(requests_of(load, plan.model, folder, drawing))
+    )
     with ProgressLine("find rate", quiet, "requests") as line:
 
         def holds(rate_per_s: float) -> bool:
@@ -77,13 +78,6 @@ def highest_rate_of(
             return play(cluster, plan, requests, settings, memory_fraction, line.part).keeps(load.slo, reference)
 
         return highest_rate(holds, cost.capacity_per_s or 1.0)
-
-
-def traffic_of(requests: Requests) -> Traffic:
-    """Requests by their means, for the steady state."""
-    prompts = requests.input_tokens.astype(float)
-    pairs = float((prompts * (prompts + 1.0)).mean() / 2.0)
-    return Traffic(requests.mean_input_tokens, requests.mean_output_tokens, pairs)
 
 
 def evaluate_serving(
@@ -115,7 +109,7 @@ def evaluated(
         return SERVING_COST_MODELS[cost_model](memory_fraction).price(cluster, plan).predicted()
     load = plan.workload
     requests = requests_of(load, plan.model, folder, Drawing(EVALUATED))
-    cost = price_serving(cluster, plan, memory_fraction, traffic_of(requests))
+    cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(requests))
     rate = HEALTHY * cost.capacity_per_s
     unasked = load.rate_per_s is None and load.trace is None and rate > 0.0
     if unasked:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hetsched.executor.gradients import AdamW, make_buckets
 from hetsched.executor.groups import Seat, sharings
+from hetsched.executor.limits import refuse_experts
 from hetsched.executor.model import Transformer
 from hetsched.executor.settings import RunSettings
 from hetsched.executor.tensor_parallel import cross_entropy
@@ -42,8 +43,9 @@ def measure_profile(
     """A file of measured training times, as readers take it, for `gpu`: this device's name in cluster files.
 
     micro_batches: the sizes to measure. progress: told each size before it is measured. HetschedError where the device
-    or the dtype is not there.
+    or the dtype is not there, or the model is none that training runs.
     """
+    refuse_experts(model)
     torch.set_num_threads(settings.threads)
     plan = Plan(model, TrainingJob(1, job.seq_len, 1, job.dtype), (Pipeline("p", (_whole(model),), 1),))
     target = choose_target(plan, settings, 0, 1)

@@ -180,8 +180,7 @@ def _open(path: Path, stack: ExitStack) -> dict[str, Any]:
     except ImportError:
         raise HetschedError("weights need safetensors", hint='pip install "hetsched[executor]"') from None
     if (path / INDEX).exists():
-        index = json.loads(read_text(path / INDEX, "index of weights"))
-        files = [path / Path(file).name for file in dict.fromkeys(index["weight_map"].values())]
+        files = [path / Path(file).name for file in _indexed(path / INDEX)]
     else:
         files = [path / SINGLE if path.is_dir() else path]
     found: dict[str, Any] = {}
@@ -194,6 +193,14 @@ def _open(path: Path, stack: ExitStack) -> dict[str, Any]:
             raise HetschedError(f"run: {file} is no safetensors file: {error}") from None
         found |= dict.fromkeys(opened.keys(), opened)
     return found
+
+
+def _indexed(index: Path) -> list[str]:
+    """The files that an index names."""
+    try:
+        return list(dict.fromkeys(json.loads(read_text(index, "index of weights"))["weight_map"].values()))
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise HetschedError(f"run: {index} is no index of weights: {error!r}") from None
 
 
 def _find(tensors: dict[str, Any], name: str, path: Path) -> Any:

@@ -85,18 +85,22 @@ def comparison_json(several: Sequence[Compared]) -> dict[str, Any]:
 
 def differences(several: Sequence[Compared]) -> list[str]:
     """What makes the plans answers to different questions."""
-    found = []
-    for what, values in (
+    found = unlike(
         ("for different models", [one.plan.model.name for one in several]),
         ("for different clusters", [one.cluster.name for one in several]),
         ("priced by different cost models", [cost_model_name(one.cost_model) for one in several]),
-    ):
-        if len(set(values)) > 1:
-            found.append(f"the plans are {what}: {', '.join(dict.fromkeys(values))}")
+    )
     batches = {(one.plan.workload.global_batch, one.plan.workload.seq_len) for one in several}
     if len(batches) > 1:
         found.append("the plans train on different batches: compare tokens/s, not iterations")
     return found
+
+
+def unlike(*facts: tuple[str, Sequence[str]]) -> list[str]:
+    """Of (what, a value for each plan), those whose values differ, in words."""
+    return [
+        f"the plans are {what}: {', '.join(dict.fromkeys(values))}" for what, values in facts if len(set(values)) > 1
+    ]
 
 
 def _shape(plan: Plan) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hetsched.cluster import Cluster
 from hetsched.plan import ServingPlan
-from hetsched.report.comparison import side_by_side
+from hetsched.report.comparison import side_by_side, unlike
 from hetsched.report.serving_table import load_line
 from hetsched.report.text import cut, large, seconds
 from hetsched.units import SECONDS_PER_MS
@@ -88,13 +88,10 @@ def serving_comparison_json(several: Sequence[Served]) -> dict[str, Any]:
 
 def differences(several: Sequence[Served]) -> list[str]:
     """What makes the plans answers to different questions."""
-    found = []
-    for what, values in (
+    found = unlike(
         ("for different models", [one.plan.model.name for one in several]),
         ("for different clusters", [one.cluster.name for one in several]),
-    ):
-        if len(set(values)) > 1:
-            found.append(f"the plans are {what}: {', '.join(dict.fromkeys(values))}")
+    )
     if len({one.plan.workload for one in several}) > 1:
         loads = "; ".join(dict.fromkeys(load_line(one.plan.workload) for one in several))
         found.append(f"the plans serve different workloads ({loads}): --same-load plays that of the first on all")

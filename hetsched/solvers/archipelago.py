@@ -14,8 +14,9 @@ from hetsched.solvers.grid import Variant
 from hetsched.solvers.hierarchical import refine
 
 HOT, COLD = 0.003, 0.00005  # shares of the iteration time
+RESTART = 6  # of so many walks on an island one begins where it began
 WARMTH = 1.0  # a walk's heat is drawn from e^-WARMTH to e^WARMTH times the usual
-FAVOUR = 1.5  # how much rarer each island in the order of their bests is searched than the one before
+FAVOUR = 2.0  # how much rarer each island in the order of their bests is searched than the one before
 
 
 @dataclass(slots=True)
@@ -56,7 +57,8 @@ class Archipelago:
         turn = min(range(len(order)), key=lambda rank: (order[rank].walks + 1) * FAVOUR**rank)
         island = order[turn]
         heat = self.hot * exp(self.random.uniform(-WARMTH, WARMTH))
-        found = refine(island.start if island.walks % 3 == 2 else island.best, self.random, heat, self.cold)
+        anew = island.walks % RESTART == RESTART - 1
+        found = refine(island.start if anew else island.best, self.random, heat, self.cold)
         island.walks += 1
         self.keep(found)
         return found

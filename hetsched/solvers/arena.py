@@ -138,11 +138,11 @@ class Arenas:
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
         """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
 
-        quick: one schedule and one micro-batch size, as long as that fits.
+        quick: one schedule and one micro-batch size, or the least where that does not fit.
         """
         usual = self.ladders[QUICK % len(self.ladders)]
         best: Place | None = None
-        for ladder in [usual, *self.ladders] if quick else self.ladders:
+        for ladder in [usual, self.ladders[0]] if quick else self.ladders:
             found = _first(ladder, hand)
             if found is not None and (best is None or found.worth < best.worth):
                 best = found

@@ -39,7 +39,7 @@ class Auto:
 
     grids: int = 3
     rounds: int = 5
-    walks: int = 6
+    walks: int = 9
     searched: GridRounds = field(default_factory=GridRounds)
     name: str = "auto"
 
@@ -48,10 +48,9 @@ class Auto:
         return None
 
     def steps(self, problem: Problem) -> int:
-        """All starts, then `rounds` rounds of a grid and of walks."""
-        first = Megatron().steps(problem) + sum(1 for _ in start_grids(problem)) + ISLANDS
-        rounds = self.rounds * max(1, USUAL_DEVICES // len(problem.cluster.devices))  # small problems are quick
-        return first + rounds * self.searched.steps + self.rounds * self.walks
+        """All starts, then `rounds` rounds of a grid, more of them where they are quick, and of walks."""
+        first = Megatron().steps(problem) + sum(1 for _ in start_grids(problem)) + GRIDS_KEPT + ISLANDS
+        return first + self.rounds * (_at_once(problem) * self.searched.steps + self.walks)
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         """Starts, then rounds for ever."""
@@ -65,17 +64,23 @@ class Auto:
         found = [place for place in map(arenas.place, [*grids.best.values(), *symmetric]) if place] if arenas else []
         places = settled_best(arenas, found, GRIDS_KEPT)
         places += settled_best(arenas, list(starts(arenas, rng)), ISLANDS) if arenas else []
-        for place in places[GRIDS_KEPT:]:
+        for place in places:
             yield place.candidate()
         islands = Archipelago(places, Random(int(rng.integers(1 << 60))))
         grids.choose(model)
         while True:
-            for candidate in grids.round(islands.best):
-                yield candidate
-                if arenas and (stood := arenas.place(candidate)) is not None:
-                    islands.keep(stood)
+            for _ in range(_at_once(problem)):
+                for candidate in grids.round(islands.best):
+                    yield candidate
+                    if arenas and (stood := arenas.place(candidate)) is not None:
+                        islands.keep(stood)
             for _ in range(self.walks if islands else 0):
                 yield islands.step().candidate()
+
+
+def _at_once(problem: Problem) -> int:
+    """How many rounds on grids go with one of walks: a walk takes as long on any cluster."""
+    return max(1, USUAL_DEVICES // len(problem.cluster.devices))
 
 
 class _Grids:
@@ -106,9 +111,11 @@ class _Grids:
             self.fields[shape] = GridField(self.auto.searched, grid_search(self.problem, model, *shape), self.rng)
 
     def round(self, best: Place | None) -> Iterator[Candidate]:
-        """A round on each grid that is not hopeless beside the best asymmetric plan; one grid less from then on."""
-        for shape in list(self.fields):
-            if best is not None and self.best[shape].cost.iteration_s > HOPELESS * best.seconds:
+        """A round on each grid that is not hopeless beside the best asymmetric plan, or on the best one; one grid less
+        from then on."""
+        broken, value = best.candidate().cost.rank(self.problem.objective) if best else (np.inf, np.inf)
+        for shape in sorted(self.fields, key=self.rank, reverse=True):
+            if len(self.fields) > 1 and self.rank(shape) > (broken, HOPELESS * value):
                 del self.fields[shape]
                 continue
             for candidate in self.fields[shape].round(self.best[shape]):

@@ -62,6 +62,10 @@ def _groups(chain: Chain) -> list[Group]:
     return [group for group, _ in chain]
 
 
+def _layers(chain: Chain) -> list[int]:
+    return [layers for _, layers in chain]
+
+
 def shift_layers(draft: Draft) -> Changes | None:
     """A layer from one stage to another of its pipeline."""
     p = draft.pick()
@@ -210,7 +214,8 @@ def imitate(draft: Draft) -> Changes | None:
 
 def in_step(draft: Draft) -> Changes | None:
     """A layer from one stage to another, or two stages changed about, or all from one to the other turned round, at the
-    same places of all pipelines that have the layers of this one; stages with their layers, without, or split anew."""
+    same places of all pipelines that have the layers of this one; stages with their layers or without them. Or split
+    anew, in all pipelines of its depth."""
     chain = draft.chains[draft.pick()]
     if len(chain) < 2:
         return None
@@ -219,10 +224,10 @@ def in_step(draft: Draft) -> Changes | None:
     way = draft.below(6)
     if way == 0 and chain[i][1] < 2:
         return None
-    like = [layers for _, layers in chain]
+    like, anew = _layers(chain), way in (3, 5)
     changes: Changes = {}
     for position, other in enumerate(draft.chains):
-        if len(other) != len(like) or any(layers != own for (_, layers), own in zip(other, like, strict=True)):
+        if len(other) != len(like) or (not anew and _layers(other) != like):
             continue
         stages = list(other)
         if way == 0:
@@ -234,7 +239,7 @@ def in_step(draft: Draft) -> Changes | None:
         else:
             first, last = min(i, j), max(i, j) + 1
             stages[first:last] = stages[first:last][::-1]
-        found = draft.split([group for group, _ in stages]) if way in (3, 5) else tuple(stages)
+        found = draft.split([group for group, _ in stages]) if anew else tuple(stages)
         if found is None:
             return None
         changes[position] = found
@@ -243,13 +248,12 @@ def in_step(draft: Draft) -> Changes | None:
 
 def imitate_layers(draft: Draft) -> Changes | None:
     """All pipelines of one depth take the layers of one of them."""
-    chain = draft.chains[draft.pick()]
-    like = [layers for _, layers in chain]
-    changes: Changes = {}
-    for position, other in enumerate(draft.chains):
-        if len(other) == len(like) and any(layers != own for (_, layers), own in zip(other, like, strict=True)):
-            changes[position] = tuple((group, own) for (group, _), own in zip(other, like, strict=True))
-    return changes
+    like = _layers(draft.chains[draft.pick()])
+    return {
+        position: tuple(zip(_groups(other), like, strict=True))
+        for position, other in enumerate(draft.chains)
+        if len(other) == len(like) and _layers(other) != like
+    }
 
 
 def found(draft: Draft) -> Changes | None:

@@ -55,11 +55,12 @@ def settle(
     """The best candidate on this grid over the open options, and which they were.
 
     Memory is saved (ZeRO, then recompute) only as far as needed, for recomputing costs time. With `even`, layers and
-    batches are split evenly; `quick` looks at one schedule and one micro-batch size, as long as that fits.
+    batches are split evenly; `quick` looks at one schedule and one micro-batch size, or the least where that does not
+    fit.
     """
     best: tuple[Candidate, Variant] | None = None
     ladders = list(variants(problem, model.assumes))
-    for ladder in [ladders[QUICK % len(problem.micro_batches)], *ladders] if quick else ladders:
+    for ladder in [ladders[QUICK % len(problem.micro_batches)], ladders[0]] if quick else ladders:
         for variant in ladder:
             candidate = on_grid(problem, model, grid, variant, even=even, width=width)
             if best is None or candidate.cost.rank(problem.objective) < best[0].cost.rank(problem.objective):

@@ -25,9 +25,8 @@ from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.inventory import Inventory
-from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.megatron import WIDTHS, Megatron
 
-WIDTHS = (1, 2, 4, 8)
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
 LONGEST_TSP = 24
@@ -39,9 +38,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Hierarchical:
-    """See the module. The first steps are starts; each further one refines one of the best."""
+    """See the module. The first steps are the best starts; each further one refines one of them."""
 
-    refinements: int = 24
+    refinements: int = 40
     hot: float = 0.003
     cold: float = 0.00005
     name: str = "hierarchical"
@@ -51,22 +50,20 @@ class Hierarchical:
         return None if Arenas(problem, model) else UNSUPPORTED
 
     def steps(self, problem: Problem) -> int:
-        """All starts, and some refinements."""
-        return 4 * len(WIDTHS) * len(replica_counts(problem)) + self.refinements
+        """The best starts, and some refinements."""
+        return STARTS_KEPT + self.refinements
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
-        """Starts for all numbers of pipelines, then refinements of the best for ever."""
+        """The best starts of all numbers of pipelines, then refinements of them for ever."""
         arenas, random = Arenas(problem, model), Random(int(rng.integers(1 << 60)))
-        places: list[Place] = []
-        for place in starts(arenas, rng):
-            places.append(place)
+        best = settled_best(arenas, list(starts(arenas, rng)))
+        for place in best:
             yield place.candidate()
-        if not places:  # the baseline's plans say what does not fit
+        if not best:  # the baseline's plans say what does not fit
             yield from Megatron().search(problem, model, rng)
             return
-        best = settled_best(arenas, places)
         turn = 0
-        while best:
+        while True:
             place = best[turn % len(best)]
             found = refine(place, random, self.hot, self.cold)
             yield found.candidate()

@@ -18,7 +18,7 @@ embeddings), and the optimiser step. So all pipelines that the programme comes b
 model picks.
 
 What is not exact: the mixes. And where the programme of a mix is larger than `most_work`, each degree is looked at
-alone, and at last it is the hand's own order of stages whose layers are split exactly (`algorithms.pipelined_split`).
+alone, and at last it is the hand's own pipelines, whose layers are split exactly (`ChainPricer.split`).
 """
 
 from collections import Counter
@@ -31,15 +31,14 @@ import numpy as np
 
 from hetsched.algorithms.pipeline_dp import PipelineProgramme
 from hetsched.algorithms.pipeline_limits import best_pipelines
-from hetsched.algorithms.pipelined_split import pipelined_split
 from hetsched.cost.base import CostModel
 from hetsched.cost.chains import Chain, Group
-from hetsched.cost.pipeline_terms import FIRST, LAST, MIDDLE, ONLY, PipelineTerms
+from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arena, Arenas, Place, replica_counts
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.hierarchical import WIDTHS, starts
-from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.hierarchical import starts
+from hetsched.solvers.megatron import WIDTHS, Megatron
 
 Mix = tuple[tuple[int, int], ...]  # how many devices of each class, by class
 TRIALS = 4  # mixes that a step of the outer search tries
@@ -76,7 +75,7 @@ class PipelineDp:
             mixes = tuple(sorted(map(mix_of, start.standing.chains)))
             if mixes in seen:
                 continue
-            place = dealer.deal(start.arena, mixes) or dealer.resplit(start)
+            place = dealer.deal(start.arena, mixes) or start
             seen[mixes] = place
             yield place.candidate()
         if not seen:  # the baseline's plans say what does not fit
@@ -88,7 +87,7 @@ class PipelineDp:
                 other = dealer.first(ladder, [mix_of(chain) for chain in place.standing.chains])
                 if other is not None:
                     yield other.candidate()
-                    best[turn] = min(best[turn], other, key=lambda place: place.seconds)
+                    best[turn] = min(best[turn], other, key=lambda place: place.worth)
         walks = [MixWalk(dealer, place, random) for place in best]
         while walks:
             for walk in walks:
@@ -98,7 +97,7 @@ class PipelineDp:
 def _best_of_each_size(places: Iterable[Place]) -> list[Place]:
     """The best plan of each number of pipelines, the best first."""
     found: dict[int, Place] = {}
-    for place in sorted(places, key=lambda place: place.seconds):
+    for place in sorted(places, key=lambda place: place.worth):
         found.setdefault(len(place.standing.chains), place)
     return list(found.values())
 
@@ -204,36 +203,6 @@ class Dealer:
             self._terms[key] = arena.pricer.terms(groups, share, pipelines)
         return self._terms[key]
 
-    def resplit(self, place: Place) -> Place:
-        """The plan with its pipelines' layers split exactly, where that is better."""
-        pricer, chains = place.arena.pricer, place.standing.chains
-        shares, found = pricer.shares(chains), []
-        for chain, share in zip(chains, shares, strict=True):
-            groups = tuple(group for group, _ in chain)
-            terms = self.terms(place.arena, groups, share, len(chains))
-            found.append(split(groups, terms, place.arena.problem.model.num_layers, share) or chain)
-        standing = pricer.stand(found)
-        return Place(place.arena, standing) if standing.seconds < place.seconds else place
-
-
-def split(groups: Sequence[Group], terms: PipelineTerms, blocks: int, share: int) -> Chain | None:
-    """The layers of stages in this order that make sum + (share - 1) · slowest least; terms: of these groups.
-
-    None where no split fits.
-    """
-    depth = len(groups)
-    if depth > blocks:
-        return None
-    stages = np.arange(depth)
-    roles = np.where(stages == 0, FIRST, np.where(stages == depth - 1, LAST, MIDDLE)) if depth > 1 else np.array([ONLY])
-    extra, busy = terms.base_s[roles, stages], 0.0
-    if depth > 1:
-        extra[:-1] += terms.held_s[stages[:-1], stages[1:]]
-        busy = float(terms.busy_s[stages[:-1], stages[1:]].max())
-    most = terms.most[roles, depth - 1 - stages, stages]
-    found = pipelined_split(terms.block_s, extra, most, blocks, share, floor_s=busy)
-    return None if found is None else tuple(zip(groups, found[0].tolist(), strict=True))
-
 
 def _chosen(arena: Arena, fronts: Sequence[list[Chain]]) -> Place | None:
     """The plan of one pipeline of each front: the first of each, then, front by front, whichever makes it better."""
@@ -270,7 +239,7 @@ class MixWalk:
             gap = place.standing.guide_s / self.here.standing.guide_s - 1
             if gap <= 0.0 or self.random.random() < exp(-gap / HEAT):
                 self.here, self.mixes = place, trial
-                if place.seconds < self.best.seconds:
+                if place.worth < self.best.worth:
                     self.best = place
         return self.best
 

@@ -149,6 +149,18 @@ def test_no_grid_of_all_beats_it_under_dtfm(seed: int) -> None:
     assert 0 < bound <= best / NEARLY
 
 
+@pytest.mark.parametrize("choices", [Choices(1, 3), Choices(stages=2), Choices(replicas=3), Choices(2, 2)])
+@pytest.mark.parametrize("name", ["gpt2", "opt-1.3b"])
+def test_a_grid_that_is_fixed_is_no_faster_than_its_bound(name: str, choices: Choices) -> None:
+    """Also where no pipeline may have the one stage that would spare it the exchange of tied embeddings."""
+    cluster = read_cluster(ROOT / "cluster_specs" / "home-office.yaml")
+    model = find_model(name)
+    assert model is not None
+    problem = Problem(cluster, model, TrainingJob(64, 1024), choices)
+    found = solve(problem, SOLVERS["local-search"], Roofline(0.92), stop=MaxSteps(12))
+    assert 0 < lower_bound_s(problem, Roofline(0.92)).iteration_s <= found.cost.iteration_s
+
+
 class Unpriced(DtFm):
     """A cost model of another name."""
 

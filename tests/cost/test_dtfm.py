@@ -26,6 +26,7 @@ from hetsched.solvers import SOLVERS
 from hetsched.workload import TrainingJob
 
 SPECS = Path(__file__).parents[2] / "cluster_specs"
+ASYMMETRIC = {"hierarchical", "local-search", "pipeline-dp"}  # the formula has prices for grids alone
 SCENARIOS = ["dtfm-datacenter", "dtfm-spot", "dtfm-universities", "dtfm-regional", "dtfm-worldwide"]
 
 Measured = Callable[[str, str], tuple[float, float]]  # from one device to another: latency in ms, Gbit/s
@@ -131,7 +132,7 @@ def test_random_plans(
     agrees(plan, cluster, measured_on(cluster), tmp_path_factory.getbasetemp() / "random.json")
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name in SOLVERS if name not in ASYMMETRIC])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("name", ["gpt3-xl", "gpt2"])
 def test_plans_of_the_solvers(scenario: str, solver: str, name: str, tmp_path: Path) -> None:

@@ -48,3 +48,18 @@ def test_the_command_writes_it(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "micro-batch  part       forward" in result.stdout
     assert read_measurements(tmp_path / "cpu.json").training
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--model", "mixtral-8x7b"], "mixture of experts"),
+        (["--model", "gpt2", "--seq-len", "4096"], "positions for 1024"),
+        (["--model", "gpt2", "-o", "nowhere/profile.json"], "nowhere"),
+    ],
+)
+def test_what_can_not_be_measured_is_said_first(words: list[str], what: str) -> None:
+    result = CliRunner().invoke(main, ["probe", "--compute", "--gpu", "my-cpu", *words])
+    assert result.exit_code == 1
+    assert what in result.stderr
+    assert "micro-batch" not in result.stderr

@@ -200,3 +200,6 @@ def test_weights_of_another_model_are_refused(model: Models, tmp_path: Path) -> 
         read_weights(tmp_path, Transformer(spec, (1, 4)))
     with pytest.raises(HetschedError, match="opt models are not known"):
         read_weights(tmp_path, Transformer(replace(model("gpt2"), family="opt"), (0, 1)))
+    (tmp_path / "model.safetensors.index.json").write_text("[1]")
+    with pytest.raises(HetschedError, match="no index of weights"):
+        read_weights(tmp_path, Transformer(spec, (0, 1)))

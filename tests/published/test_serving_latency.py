@@ -89,5 +89,6 @@ def test_measured_profiles_are_read_as_they_are() -> None:
     assert block.prefill_s(500, 0.0) == 0.018
     assert block.prefill_s(375, 0.0) == pytest.approx((0.01 + 0.018) / 2)
     assert block.decode_s(100, 1e5) == pytest.approx(0.0074)
+    assert block.step_s(1, np.zeros(3), 1, 0, np.zeros(3)).shape == (3,)
     assert block.prefill_s(15000, 0.0) == pytest.approx(2 * block.prefill_s(7500, 0.0), rel=0.02)
     assert measured.serving_profile(resolve_model("llama-2-13b", "test"), "T4-16GB", 2) is None

@@ -20,6 +20,9 @@ DEVICES = {
     "flashflex-a-slow": 40,
     "flashflex-b-fast": 32,
     "flashflex-b-slow": 32,
+    "hexgen-58": 58,
+    "hexgen-16xa100": 16,
+    "a100-l4-t4-24": 24,
 }
 CITIES = ("Oregon", "Virginia", "Ohio", "Tokyo", "Seoul", "Singapore", "Sydney", "London", "Frankfurt", "Ireland")
 # the upper triangle of the measured matrices, row by row in the order of CITIES

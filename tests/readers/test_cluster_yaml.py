@@ -67,7 +67,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
     assert gbps_ms(cluster, "home/0", "home/1") == (16, 0.01)
     assert gbps_ms(cluster, "tokyo-0/3", "home/1") == gbps_ms(cluster, "home/1", "tokyo-0/3") == (1.1, 34)
     assert cluster.notes == ()
-    assert set(READERS) == {"cluster-yaml", "model-config", "plan"}
+    assert set(READERS) == {"cluster-yaml", "model-config", "plan", "request-trace"}
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def test_a_measured_curve_wins_over_tables_and_links(tmp_path: Path) -> None:
     plan = Plan(read_model("opt-350m-s"), TrainingJob(1, 2048, 1, "fp32"), (pipeline,))
     hop = place(cluster, plan).hops(0)[0]
     assert hop.forward_latency_s == 0.007
-    assert hop.forward_occupied_s == pytest.approx(2048 * 1024 * 4 / cluster.between_bytes_per_s(0, 1, 1, 1e6))
+    message = 2048 * 1024 * 4  # bytes: the curve is read at the size of what is sent
+    assert hop.forward_occupied_s == pytest.approx(message / cluster.between_bytes_per_s(0, 1, 1, message))
 
 
 def test_a_curve_is_kept_where_it_is_physical() -> None:

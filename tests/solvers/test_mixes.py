@@ -20,7 +20,7 @@ from hetsched.problem import Choices, Problem
 from hetsched.search import solve
 from hetsched.solvers.arena import Arena, Arenas
 from hetsched.solvers.hierarchical import starts
-from hetsched.solvers.pipeline_dp import Dealer, PipelineDp, mix_of, split
+from hetsched.solvers.pipeline_dp import Dealer, PipelineDp, mix_of
 from hetsched.workload import TrainingJob
 from tests.bound.enumerate_plans import chains_of, compositions
 from tests.bound.test_bound import tiny_model
@@ -176,13 +176,12 @@ def test_layers_of_stages_in_order(model: str) -> None:
     """The exact split of sum + (m - 1) · slowest against all splits, under both models' limits."""
     seen = 0
     for seed in range(20):
-        arena = arena_of(model, seed, 40, "gpipe")
-        blocks = arena.problem.model.num_layers
-        every = list(chains_of(arena.inventory.counts, arena.inventory.nodes, blocks))
-        groups = [group for group, _ in every[(7 * seed) % len(every)]]
         for count in (1, 3, 40):
-            terms = arena.pricer.terms(groups, count, 1)
-            found = split(groups, terms, blocks, count)
+            arena = arena_of(model, seed, count, "gpipe")
+            blocks = arena.problem.model.num_layers
+            every = list(chains_of(arena.inventory.counts, arena.inventory.nodes, blocks))
+            groups = tuple(group for group, _ in every[(7 * seed) % len(every)])
+            found = arena.pricer.split(groups, 1)
             assert found is not None
             chains = [tuple(zip(groups, sizes, strict=True)) for sizes in compositions(blocks, len(groups))]
             best = min(objective_s(arena, chain, count) for chain in chains)
@@ -191,7 +190,7 @@ def test_layers_of_stages_in_order(model: str) -> None:
     assert seen > 20
 
 
-def test_what_is_too_much_work_is_done_in_parts_or_split() -> None:
+def test_what_is_too_much_work_is_done_in_parts() -> None:
     """With less and less work allowed a mix still becomes a plan that fits, ever slower; at last the hand's own."""
     problem = Problem(cluster_of(2), model_of("llama-2-7b"), TrainingJob(64, 2048), Choices(replicas=1, micro_batch=1))
     start = next(iter(starts(Arenas(problem, COST_MODELS["flashflex"](1.0)), np.random.default_rng(0))))
@@ -200,8 +199,6 @@ def test_what_is_too_much_work_is_done_in_parts_or_split() -> None:
     whole, parts = (place.seconds if place else np.inf for place in places)
     assert whole <= parts < np.inf
     assert Dealer((1, 2, 4), 1000).deal(start.arena, mixes) is None
-    kept = Dealer((1, 2, 4), 1000).resplit(start)
-    assert kept.seconds <= start.seconds
     found = [
         candidate.cost
         for candidate in islice(

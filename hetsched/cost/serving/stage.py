@@ -82,6 +82,8 @@ class StageTimes:
         else:
             block = self._measured_s(self.measured.prefill_s, new, True)
             block = block + self._measured_s(self.measured.decode_s, decoding, False)
+            shape = np.broadcast_shapes(np.shape(block), np.shape(pairs), np.shape(context_tokens))
+            block = np.broadcast_to(block, shape)  # neither is asked, but arrays of them give arrays
         total = self.blocks * block
         if self.ends:
             total = total + self._head_s(np.asarray(prompts, dtype=float) + decoding)

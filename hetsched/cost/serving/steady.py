@@ -14,6 +14,8 @@ import numpy as np
 
 from hetsched.cost.serving.operators import Floats
 from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.cost.serving.stage import causal_pairs
+from hetsched.requests import Requests
 
 MOST_BATCH = 1024  # sequences in flight; engines have a limit of that order
 
@@ -34,6 +36,12 @@ class Traffic:
         """Lengths with these means; prompts log-normal with that sigma of the logarithm."""
         square = input_tokens**2 * np.exp(sigma**2)
         return cls(input_tokens, output_tokens, float((square + input_tokens) / 2.0))
+
+    @classmethod
+    def of_requests(cls, requests: Requests) -> "Traffic":
+        """Requests by their means."""
+        pairs = causal_pairs(requests.input_tokens).mean()
+        return cls(requests.mean_input_tokens, requests.mean_output_tokens, float(pairs))
 
 
 @dataclass(frozen=True, slots=True)

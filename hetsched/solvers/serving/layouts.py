@@ -13,7 +13,6 @@ import numpy as np
 from hetsched.algorithms.pipeline_chain import Chain, Option, best_chain
 from hetsched.cluster import Floats
 from hetsched.cost.network import Team
-from hetsched.cost.serving.placed import degrees
 from hetsched.cost.serving.replica import needed_bytes, stage_times, transfer_hop
 from hetsched.cost.serving.stage import StageTimes
 from hetsched.cost.serving.steady import Traffic
@@ -112,7 +111,7 @@ class Layouts:
 
     def _pool_costs(self, pool: Pool, batch: float, rounds: float) -> list[Costs]:
         machine = max(pool.machines, key=len)
-        return [self._cost(machine[:degree], batch, rounds) for degree in degrees(self.model, len(machine))]
+        return [self._cost(machine[:degree], batch, rounds) for degree in pool.degrees]
 
     def _cost(self, devices: Sequence[int], batch: float, rounds: float) -> Costs:
         cluster = self.inventory.cluster

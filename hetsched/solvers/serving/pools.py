@@ -1,9 +1,10 @@
 """The GPUs of a group as pools of machines, and which groups are alike but for the names of their machines."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import comb
 
 import numpy as np
 
@@ -12,13 +13,18 @@ from hetsched.cost.serving.placed import degrees
 from hetsched.model import ModelSpec
 
 MOST_STATES = 6000  # of a dynamic programme; machines that look alike share a pool until there are no more
+LEAST_DEGREES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Machines that a dynamic programme need not tell apart: per machine, positions in `Cluster.devices`, one kind."""
+    """Machines that a dynamic programme need not tell apart: per machine, positions in `Cluster.devices`, one kind.
+
+    degrees: tensor-parallel degrees of its stages.
+    """
 
     machines: tuple[tuple[int, ...], ...]
+    degrees: tuple[int, ...] = (1,)
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -34,6 +40,7 @@ class Inventory:
     """
 
     cluster: Cluster
+    most_states: int = MOST_STATES
 
     @cached_property
     def node_class(self) -> tuple[int, ...]:
@@ -69,7 +76,8 @@ class Inventory:
     def pools(self, group: Sequence[int], model: ModelSpec) -> list[Pool]:
         """The group's machines, each in a pool of its own; where that makes too many states, like ones together.
 
-        First those of a class, then all of a kind in a region, then all of a kind.
+        First those of a class, then all of a kind in a region, then all of a kind; where even that makes too many, the
+        narrowest stages are left out.
         """
         cluster = self.cluster
         machines: dict[tuple[int, str], list[int]] = defaultdict(list)
@@ -77,29 +85,31 @@ class Inventory:
             machines[cluster.node_numbers[device], cluster.devices[device].gpu.kind].append(device)
         regions = [node.region for node in cluster.nodes]
         pools: list[Pool] = []
-        for level in range(4):
-            joined: dict[tuple[object, ...], list[tuple[int, ...]]] = defaultdict(list)
-            for (node, kind), devices in machines.items():
-                names = ((node, kind), (self.node_class[node], kind), (regions[node], kind), (kind,))
-                joined[names[level]].append(tuple(devices))
-            pools = [Pool(tuple(several)) for several in joined.values()]
-            if np.prod([float(_states(pool, model)) for pool in pools]) <= MOST_STATES:
-                break
+        for least in LEAST_DEGREES:
+            for level in range(4):
+                joined: dict[tuple[object, ...], list[tuple[int, ...]]] = defaultdict(list)
+                for (node, kind), devices in machines.items():
+                    names = ((node, kind), (self.node_class[node], kind), (regions[node], kind), (kind,))
+                    joined[names[level]].append(tuple(devices))
+                pools = [Pool(tuple(several), _degrees(model, several, least)) for several in joined.values()]
+                if np.prod([float(_states(pool)) for pool in pools]) <= self.most_states:
+                    return pools
         return pools
 
 
-def _states(pool: Pool, model: ModelSpec) -> int:
-    """At most so many different numbers of GPUs left: multisets, counted for machines of the mean size."""
-    sizes = [len(_left(count, tuple(degrees(model, count)))) for count in pool.counts]
-    by_size: dict[int, int] = defaultdict(int)
-    for size in sizes:
-        by_size[size] += 1
+def _degrees(model: ModelSpec, machines: Sequence[Sequence[int]], least: int) -> tuple[int, ...]:
+    """Those that the machines allow, from `least` on, or the widest of each machine."""
+    widest = {degrees(model, len(machine))[-1] for machine in machines}
+    allowed = degrees(model, max(len(machine) for machine in machines))
+    return tuple(degree for degree in allowed if degree >= least or degree in widest)
+
+
+def _states(pool: Pool) -> int:
+    """How many different numbers of GPUs may be left: multisets, for each size of machine."""
     total = 1
-    for size, times in by_size.items():
-        ways = 1
-        for k in range(times):
-            ways = ways * (size + k) // (k + 1)
-        total *= ways
+    for count, times in Counter(pool.counts).items():
+        size = len(_left(count, pool.degrees))
+        total *= comb(size + times - 1, times)
     return total
 
 

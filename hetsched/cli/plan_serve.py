@@ -1,0 +1,138 @@
+"""`hetsched plan-serve`: search for a serving plan."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hetsched.cli.options import (
+    MEMORY_FRACTION,
+    Positive,
+    memory_fraction_option,
+    output_options,
+    serving_search_options,
+)
+from hetsched.cli.serving_load import load_options
+
+DTYPES = click.Choice(["bf16", "fp16", "fp32"])
+BITS = click.Choice(["16", "8", "4"])
+
+
+@click.command("plan-serve", short_help="Search for a serving plan.")
+@click.argument("cluster_path", metavar="CLUSTER", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN", help="Write the plan there, as JSON.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "colocated", "disaggregated"]),
+    default="auto",
+    show_default=True,
+    help="Whether replicas do prefill and decode; auto is colocated, as yet.",
+)
+@load_options
+@click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations.")
+@click.option("--weight-bits", type=BITS, default="16", show_default=True, help="Of weights.")
+@click.option("--kv-bits", type=BITS, default="16", show_default=True, help="Of the KV cache.")
+@click.option(
+    "--chunked-prefill", type=click.IntRange(1), metavar="N", help="Prompts in chunks, N tokens a step with decode."
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["throughput", "attainment", "cost"]),
+    default="throughput",
+    show_default=True,
+    help="The highest rate within the limits; most requests within them, or least money, at --rate.",
+)
+@click.option("--budget-usd-per-hour", type=Positive(), metavar="USD", help="Nodes in use may cost at most so much.")
+@memory_fraction_option(MEMORY_FRACTION, "The share of a GPU's memory a plan may use.")
+@serving_search_options
+@output_options
+def plan_serve(
+    cluster_path: Path,
+    model: str,
+    output: Path | None,
+    mode: str,
+    dtype: str,
+    weight_bits: str,
+    kv_bits: str,
+    chunked_prefill: int | None,
+    objective: str,
+    budget_usd_per_hour: float | None,
+    memory_fraction: float,
+    solver: str,
+    seed: int,
+    max_seconds: float | None,
+    max_steps: int | None,
+    as_json: bool,
+    quiet: bool,
+    **load: Any,
+) -> None:
+    """Search for the best way to serve model M on the GPUs of CLUSTER, a YAML file.
+
+    Decides which GPUs make which replicas, how each is split, and which share of the requests it gets. Prints which
+    GPUs serve what, how many requests keep the limits, what limits the plan, and the gain over equal replicas on each
+    node. Figures are of the request simulator. With -o the plan is written for `simulate` and `evaluate`.
+
+    Where nothing fits, or nothing keeps the limits, it exits 3 and says what comes nearest.
+
+    \b
+    Examples:
+      hetsched plan-serve cluster_specs/hexgen-58.yaml --model llama-2-70b \\
+          --isl 512 --osl 64 --slo-scale 5
+      hetsched plan-serve cluster_specs/a100-l4-t4-24.yaml --dtype fp16 \\
+          --model llama-2-70b --trace azure-2023-conv -o plan.json
+    """
+    from hetsched.budget import require_prices
+    from hetsched.catalog import find_gpu
+    from hetsched.cli.inputs import reference_to
+    from hetsched.cli.output import ProgressLine, check_writable, heading, say, say_json
+    from hetsched.cli.serving_load import Drawing, load_of, requests_of
+    from hetsched.cost.serving.reference import REFERENCE_GPU, reference_replica
+    from hetsched.errors import HetschedError
+    from hetsched.plan import ServingOptions
+    from hetsched.readers import read_cluster, read_model, write_plan
+    from hetsched.report.serving_gain import serving_gain
+    from hetsched.report.serving_table import serving_table
+    from hetsched.serving.finish import finished_serving_plan
+    from hetsched.serving.search import plan_serving
+    from hetsched.serving_problem import ServingProblem
+    from hetsched.solvers.serving import SERVING_SOLVERS
+    from hetsched.workload import ServingLoad
+
+    if mode == "disaggregated":
+        raise HetschedError("this version plans no disaggregated serving", hint="use --mode colocated")
+    if output is not None:
+        check_writable(output, cluster_path, Path(model))
+    cluster, spec = read_cluster(cluster_path), read_model(model)
+    if objective == "cost" or budget_usd_per_hour is not None:
+        require_prices(cluster, "--objective cost" if objective == "cost" else "--budget-usd-per-hour")
+    wanted = load_of(load, ServingLoad(dtype=dtype))
+    options = ServingOptions(int(weight_bits), int(kv_bits), chunked_prefill or 0)
+    requests = requests_of(wanted, spec, Path(), Drawing(seed=seed))
+    problem = ServingProblem(cluster, spec, wanted, requests, options, objective, budget_usd_per_hour)
+    reference = None
+    if wanted.slo.scale is not None:
+        reference = reference_replica(find_gpu(REFERENCE_GPU, "SLO scale"), spec, problem.precision)
+    with ProgressLine(solver, quiet, "steps") as line:
+        result = plan_serving(
+            problem,
+            SERVING_SOLVERS[solver],
+            memory_fraction,
+            reference,
+            seed=seed,
+            max_steps=max_steps,
+            max_seconds=max_seconds,
+            watch=line.part,
+        )
+    plan = finished_serving_plan(
+        problem, result, reference, memory_fraction, reference_to(cluster, cluster_path, output)
+    )
+    if output is not None:
+        write_plan(plan, output)
+    if as_json:
+        say_json(plan.to_json())
+    elif not quiet:
+        say(serving_table(plan, cluster, emphasise=heading))
+        say(serving_gain(plan, emphasise=heading))
+        if output is not None:
+            say(f"\nwritten to {output}")

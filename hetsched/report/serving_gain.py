@@ -1,0 +1,31 @@
+"""What limits a serving plan that was searched for, and what it gains over the baseline."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hetsched.plan import ServingPlan
+from hetsched.report.text import bullet, large
+
+
+def serving_gain(plan: ServingPlan, emphasise: Callable[[str], str] = str) -> str:
+    """Lines for a terminal of 80 columns; `plan.predicted` must hold `limited_by` and `baselines`."""
+    predicted = plan.predicted
+    lines = ["", emphasise("What limits it"), bullet(predicted["limited_by"], "  "), "", emphasise("Against")]
+    rival = predicted["baselines"]["uniform"]
+    if rival is None:
+        return "\n".join([*lines, "  equal replicas on each node: none fits"])
+    return "\n".join([*lines, bullet(_against(plan, rival), "  ")])
+
+
+def _against(plan: ServingPlan, rival: Mapping[str, Any]) -> str:
+    predicted, objective = plan.predicted, plan.provenance.get("objective")
+    name = f"equal replicas, the best of all shapes ({rival['replicas']} on {rival['gpus']} GPUs)"
+    if objective == "attainment":
+        return f"{name}: {rival['slo_attainment']:.1%} within the limits, this plan {predicted['slo_attainment']:.1%}"
+    if not rival["keeps_slo"]:
+        return f"{name}: they do not keep the limits"
+    if objective == "cost":
+        return f"{name}: ${rival['usd_per_hour']:.2f} an hour, this plan ${predicted['usd_per_hour']:.2f}"
+    mine = plan.workload.rate_per_s if plan.workload.slo.limits else predicted["requests_per_s"]
+    gain = mine / rival["requests_per_s"] if rival["requests_per_s"] else float("inf")
+    return f"{name}: {large(rival['requests_per_s'])} requests/s; this plan does {gain:.2f} times as many"

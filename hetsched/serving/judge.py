@@ -1,0 +1,189 @@
+"""The simulator's judgement of a draft: what it is worth by the problem's objective."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from hetsched.cost.serving.reference import alone
+from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.plan import Route, ServingPipeline, ServingPlan
+from hetsched.requests import Requests
+from hetsched.serving_problem import ServingProblem
+from hetsched.simulate.serving.limits import highest_rate
+from hetsched.simulate.serving.result import ServingRun
+from hetsched.simulate.serving.run import Settings, simulate_serving
+from hetsched.solvers.serving.workshop import Draft, Replica
+
+FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
+LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
+LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
+UNTIL = 0.8  # of the requests
+LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
+SETTINGS = Settings()
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A draft, the requests a second it was played at, what happened, and its value: larger is better.
+
+    keeps: whether every limit of the SLO held; usd_per_hour: of its nodes, None where a price is not known.
+    """
+
+    draft: Draft
+    rate_per_s: float
+    run: ServingRun
+    value: tuple[float, ...]
+    keeps: bool
+    usd_per_hour: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Plays drafts. count: requests of a run; seed: of their arrivals and lengths."""
+
+    problem: ServingProblem
+    reference: ReplicaTimes | None
+    count: int = LEAST_REQUESTS
+    seed: int = 0
+    _alone: dict[tuple[object, ...], float] = field(default_factory=dict)
+
+    def play(self, draft: Draft, rate_per_s: float | None) -> ServingRun:
+        """A run at a rate; None: all requests at once."""
+        times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
+        requests = self._requests(draft, rate_per_s)
+        return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
+
+    def rate_alone(self, replica: Replica) -> float:
+        """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
+
+        Those that are alike but for their GPUs' names are played once.
+        """
+        times = replica.times
+        stages = tuple((stage.blocks, stage.degree, stage.gpu.kind) for stage in times.stages)
+        key = (stages, times.hops, times.kv_room_bytes, replica.max_batch)
+        if key not in self._alone:
+            self._alone[key] = self._played_alone(replica) if replica.rate_per_s > 0.0 else 0.0
+        return self._alone[key]
+
+    def _played_alone(self, replica: Replica) -> float:
+        problem = self.problem
+        pipeline = ServingPipeline("r0", replica.stages, replica.max_batch)
+        plan = ServingPlan(problem.model, problem.load, (pipeline,), (Route(None, "r0", 1.0),), problem.options)
+        draft, short = Draft(plan, (replica,), replica.rate_per_s), replace(self, count=FEW_REQUESTS)
+        slo = problem.load.slo
+        if not slo.limits:
+            return saturated_per_s(short.play(draft, None))
+
+        def holds(rate_per_s: float) -> bool:
+            enough = rate_per_s >= replica.rate_per_s * LOWEST_SHARE
+            return enough and short.play(draft, rate_per_s).keeps(slo, self.reference)
+
+        return highest_rate(holds, replica.rate_per_s, ALONE_PRECISION)
+
+    def verdict(self, draft: Draft, to_beat: Verdict | None = None) -> Verdict | None:
+        """The draft's verdict, None where it is seen early that it does not beat another."""
+        problem, slo = self.problem, self.problem.load.slo
+        usd = self._usd(draft)
+        if problem.objective == "throughput" and slo.limits:
+            return self._throughput(draft, usd, to_beat)
+        if problem.objective == "throughput":
+            run = self.play(draft, None)
+            rate = saturated_per_s(run)
+            return Verdict(draft, rate, run, (rate,), True, usd)
+        run = self.play(draft, problem.load.rate_per_s)
+        keeps = run.keeps(slo, self.reference) and self._keeps_up(run)
+        rate, attained = problem.load.rate_per_s or 0.0, run.attainment(slo, self.reference)
+        mean = float(np.nan_to_num(run.e2e_s, nan=1e9).mean())
+        if problem.objective == "cost":
+            value = (1.0, -(usd or 0.0), attained) if keeps else (0.0, attained, -mean)
+        else:
+            value = (attained, -mean, 0.0)
+        return Verdict(draft, rate, run, value, keeps, usd)
+
+    def _throughput(self, draft: Draft, usd: float | None, to_beat: Verdict | None) -> Verdict | None:
+        slo, guess = self.problem.load.slo, max(draft.score, 1e-6)
+
+        def holds(rate_per_s: float) -> bool:
+            if rate_per_s < guess * LOWEST_SHARE:
+                return False
+            return self.play(draft, rate_per_s).keeps(slo, self.reference)
+
+        if to_beat is not None and to_beat.keeps and not holds(to_beat.rate_per_s):
+            return None
+        rate = highest_rate(holds, max(guess, to_beat.rate_per_s if to_beat else 0.0))
+        if not rate:
+            run = self.play(draft, guess * LOWEST_SHARE)
+            return Verdict(draft, 0.0, run, (0.0, run.attainment(slo, self.reference)), False, usd)
+        run = self.play(draft, rate)
+        return Verdict(draft, rate, run, (rate, run.attainment(slo, self.reference)), True, usd)
+
+    def _keeps_up(self, run: ServingRun) -> bool:
+        """Without limits a rate is kept where the last requests wait no longer than a rest of those in flight would."""
+        if self.problem.load.slo.limits:
+            return True
+        arriving_s = float(run.requests.arrival_s[-1])
+        return not run.rejected.any() and run.span_s <= arriving_s + 3.0 * float(np.nanmedian(run.e2e_s))
+
+    def _requests(self, draft: Draft, rate_per_s: float | None) -> Requests:
+        requests = self.problem.requests
+        if rate_per_s is None:
+            count = max(self.count, ROUNDS_AT_ONCE * sum(pipeline.max_batch for pipeline in draft.plan.pipelines))
+            return requests.drawn(min(count, 10 * self.count), None, np.random.default_rng(self.seed))
+        count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
+        if self.problem.load.trace is not None and len(requests) >= count:
+            return requests.first(count).at_rate(rate_per_s)
+        return requests.drawn(count, rate_per_s, np.random.default_rng(self.seed))
+
+    @cached_property
+    def _longest_limit_s(self) -> float:
+        """How long the SLO lets a request take: a run is to last many times that, or overload would pass unnoticed."""
+        slo, requests = self.problem.load.slo, self.problem.requests
+        limits = [limit.value for limit in (slo.ttft, slo.e2e) if limit is not None]
+        if slo.tpot is not None:
+            limits.append(slo.tpot.value * requests.mean_output_tokens)
+        if slo.scale is not None and self.reference is not None:
+            mean = requests.mean_input_tokens, requests.mean_output_tokens
+            limits.append(slo.scale.value * float(alone(self.reference, *mean)[1]))
+        return max(limits, default=0.0)
+
+    def _usd(self, draft: Draft) -> float | None:
+        cluster = self.problem.cluster
+        nodes = {cluster.device(name).node for pipeline in draft.plan.pipelines for name in pipeline.devices}
+        return cluster.usd_per_hour(sorted(nodes))
+
+
+def saturated_per_s(run: ServingRun) -> float:
+    """Requests a second while all replicas have enough to do: until UNTIL of them are done, when the first run dry."""
+    done = np.sort(run.finish_s[np.isfinite(run.finish_s)])
+    if not done.size:
+        return 0.0
+    counted = max(1, int(UNTIL * done.size))
+    return float(counted / max(done[counted - 1], 1e-9))
+
+
+def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:
+    """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps."""
+    slo = judge.problem.load.slo
+    movable = best.keeps and bool(slo.limits) and len(best.draft.plan.routes) > 1
+    for _ in range(rounds if movable else 0):
+        run = judge.play(best.draft, best.rate_per_s * 1.05) if judge.problem.objective == "throughput" else best.run
+        met = run.meets(slo, judge.reference)
+        kept = np.array(
+            [
+                met[run.replica == number].mean() if (run.replica == number).any() else 1.0
+                for number in range(len(best.draft.plan.pipelines))
+            ]
+        )
+        shares = np.array([route.share for route in best.draft.plan.routes])
+        moved = shares * np.where(kept < kept.mean(), 0.94, 1.03)
+        moved = moved / moved.sum()
+        routes = tuple(
+            replace(route, share=float(share)) for route, share in zip(best.draft.plan.routes, moved, strict=True)
+        )
+        draft = replace(best.draft, plan=replace(best.draft.plan, routes=routes))
+        verdict = judge.verdict(draft, best)
+        if verdict is None or verdict.value <= best.value:
+            break
+        best = verdict
+    return best

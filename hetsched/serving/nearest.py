@@ -1,0 +1,103 @@
+"""Why no plan serves, and what comes nearest; and what limits one that does."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hetsched.cost.serving.reference import alone
+from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.errors import InfeasibleError
+from hetsched.serving.judge import Judge, Verdict
+from hetsched.serving_problem import ServingProblem
+from hetsched.simulate.serving.result import ServingRun
+from hetsched.solvers.serving.workshop import Workshop
+from hetsched.units import BYTES_PER_GIB, SECONDS_PER_MS
+from hetsched.workload import Limit, Slo
+
+NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "a whole request", "scale": "the SLO scale"}
+MORE = 1.15  # times the rate: what breaks first there is what limits
+
+
+def nothing_fits(workshop: Workshop) -> InfeasibleError:
+    """The model does not fit all GPUs together, or what the budget pays for."""
+    problem, cluster = workshop.problem, workshop.problem.cluster
+    usable = sum(device.gpu.memory_bytes for device in cluster.devices) * workshop.memory_fraction
+    needed = problem.model.parameters * problem.precision.weight_bytes
+    message = (
+        f"no replica of {problem.model.name} fits {cluster.name}: its weights take {needed / BYTES_PER_GIB:.0f} GiB, "
+        f"{usable / BYTES_PER_GIB:.0f} GiB are usable on all {len(cluster.devices)} GPUs together"
+    )
+    smaller = [
+        f"--weight-bits {bits}"
+        for bits in (8, 4)
+        if bits < problem.options.weight_bits
+        and _fits(workshop, replace(problem, options=replace(problem.options, weight_bits=bits)))
+    ]
+    hints = [f"with {smaller[0]} it fits"] if smaller else ["more GPUs, or larger ones"]
+    if problem.usd_per_hour is not None:
+        hints.append(f"or a budget of more than ${problem.usd_per_hour:g} an hour")
+    return InfeasibleError(message, hint=", ".join(hints))
+
+
+def _fits(workshop: Workshop, problem: ServingProblem) -> bool:
+    other = Workshop(problem, workshop.memory_fraction, None)
+    return other.replica(frozenset(range(len(problem.cluster.devices)))) is not None
+
+
+def slo_missed(problem: ServingProblem, nearest: Verdict, reference: ReplicaTimes | None) -> InfeasibleError:
+    """Every plan misses the SLO: what the nearest one keeps."""
+    missed = []
+    for name, limit in problem.load.slo.limits.items():
+        reached = _reached(nearest.run, name, limit, reference)
+        if not reached <= limit.value:
+            missed.append(
+                f"{NAMES[name]} is {_shown(name, reached)} at p{limit.percentile:g}, not {_shown(name, limit.value)}"
+            )
+    at = f"at {nearest.rate_per_s:g} requests/s" if nearest.rate_per_s else "even when hardly anything is asked"
+    usd = "" if problem.usd_per_hour is None else f", for at most ${problem.usd_per_hour:g} an hour"
+    what = "; ".join(missed) or "it does not keep up with the requests"
+    return InfeasibleError(
+        f"no plan of {problem.model.name} on {problem.cluster.name} keeps the SLO {at}{usd}: in the nearest, {what}",
+        hint="looser limits, a lower --rate, more or faster GPUs, or --objective attainment for the best there is",
+    )
+
+
+def limited_by(judge: Judge, best: Verdict) -> str:
+    """What keeps a plan from doing more: the limit that breaks first beyond, and the fullest replica."""
+    slo, problem = judge.problem.load.slo, judge.problem
+    beyond = (
+        best.run
+        if problem.objective != "throughput" or not slo.limits
+        else judge.play(best.draft, MORE * best.rate_per_s)
+    )
+    shares = {name: beyond.attainment(Slo(**{name: limit}), judge.reference) for name, limit in slo.limits.items()}
+    words = ""
+    if shares:
+        worst = min(shares, key=lambda name: shares[name] - slo.limits[name].percentile / 100)
+        rate = f" at {beyond.requests.rate_per_s:.3g} requests/s" if beyond is not best.run else ""
+        words = f"{NAMES[worst]}: {shares[worst]:.1%} within its limit{rate}; "
+    fullest = max(beyond.loads, key=lambda load: max(load.busy))
+    stage = int(np.argmax(fullest.busy))
+    pipeline = next(p for p in best.draft.plan.pipelines if p.name == fullest.name)
+    device = problem.cluster.device(pipeline.stages[stage].devices[0])
+    held = fullest.kv_peak_tokens / max(1, fullest.kv_capacity_tokens)
+    return (
+        f"{words}the busiest stage, {len(pipeline.stages[stage].devices)} × {device.gpu.kind} on {device.node} in "
+        f"{fullest.name}, works {max(fullest.busy):.0%} of the time, and its KV cache is {held:.0%} full at most"
+    )
+
+
+def _reached(run: ServingRun, name: str, limit: Limit, reference: ReplicaTimes | None) -> float:
+    """The value that the limit's percentile of the requests keeps."""
+    if name == "scale":
+        if reference is None:
+            return float("nan")
+        values = run.e2e_s / alone(reference, run.requests.input_tokens, run.requests.output_tokens)[1]
+    else:
+        values = {"ttft": run.ttft_s, "tpot": run.tpot_s, "e2e": run.e2e_s}[name]
+    known = values[np.isfinite(values)]
+    return float(np.percentile(known, limit.percentile)) if known.size else float("inf")
+
+
+def _shown(name: str, value: float) -> str:
+    return f"{value:.3g}" if name == "scale" else f"{value / SECONDS_PER_MS:.4g} ms"

@@ -1,0 +1,119 @@
+"""Figures of `plan-serve`: HexGen's setting, and Helix's 24 machines. Fixed work; run by hand:
+
+    python tests/benchmarks/bench_plan_serve.py [hexgen|helix] [seeds]
+
+HexGen (arXiv 2311.11514): Llama-2-70B, prompts of 512 tokens, outputs of 32, 64 and 128, on hexgen-58 and on its rival
+at the same price. `rate`: the highest at which 99 % of the requests are within 5 times the reference latency; `scale`:
+the smallest multiple that 99 % keep at 4 requests/s. Helix (arXiv 2406.01566): output tokens/s with all requests at
+once, of the Azure conversation trace without prompts over 2,048 and outputs over 1,024 tokens.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hetsched.catalog import find_gpu
+from hetsched.cost.serving.reference import REFERENCE_GPU, alone, reference_replica
+from hetsched.errors import InfeasibleError
+from hetsched.readers import read_cluster, read_model, read_trace
+from hetsched.requests import Requests, sampled
+from hetsched.serving.judge import Judge, Verdict
+from hetsched.serving.search import ServingResult, plan_serving
+from hetsched.serving_problem import ServingProblem
+from hetsched.simulate.serving.result import ServingRun
+from hetsched.solvers.serving import SERVING_SOLVERS
+from hetsched.solvers.serving.workshop import Workshop
+from hetsched.workload import Limit, ServingLoad, Slo, TraceUse
+
+SPECS = Path(__file__).parents[2] / "cluster_specs"
+MODEL = read_model("llama-2-70b")
+REFERENCE = reference_replica(find_gpu(REFERENCE_GPU, "benchmark"), MODEL)
+SCALE, RATE = 5.0, 4.0
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def solved(
+    cluster: str, load: ServingLoad, requests: Requests, objective: str, seed: int, solver: str
+) -> ServingResult:
+    problem = ServingProblem(read_cluster(SPECS / f"{cluster}.yaml"), MODEL, load, requests, objective=objective)
+    return plan_serving(problem, SERVING_SOLVERS[solver], 0.92, REFERENCE, seed=seed)
+
+
+def smallest_scale(run: ServingRun) -> float:
+    reference_s = alone(REFERENCE, run.requests.input_tokens, run.requests.output_tokens)[1]
+    return float(np.percentile(run.e2e_s / reference_s, 99))
+
+
+def rate_and_scale(cluster: str, osl: int, seed: int) -> list[tuple[str, float, float, float]]:
+    """(who, rate, scale, seconds) of the search and of the baseline on the same GPUs."""
+    figures: dict[str, list[float]] = {"plan-serve": [], "uniform": []}
+    began = time.perf_counter()
+    for objective, load in (
+        ("throughput", ServingLoad(512, osl, dtype="fp16", slo=Slo(scale=Limit(SCALE)))),
+        ("attainment", ServingLoad(512, osl, RATE, dtype="fp16", slo=Slo(scale=Limit(SCALE / 2)))),
+    ):
+        requests = sampled(load, 1000, np.random.default_rng(seed), MODEL.max_positions)
+        try:
+            result = solved(cluster, load, requests, objective, seed, "genetic")
+        except InfeasibleError:
+            figures["plan-serve"].append(0.0)
+            figures["uniform"].append(0.0)
+            continue
+        pairs: tuple[tuple[str, Verdict | None], ...] = (("plan-serve", result.best), ("uniform", result.baseline))
+        for name, verdict in pairs:
+            if verdict is None:
+                figures[name].append(0.0)
+            else:
+                figures[name].append(verdict.rate_per_s if objective == "throughput" else smallest_scale(verdict.run))
+    seconds = (time.perf_counter() - began) / 2
+    return [(f"{name} on {cluster}", rate, scale, seconds) for name, (rate, scale) in figures.items()]
+
+
+def hexgen(seeds: int) -> None:
+    for osl in (32, 64, 128):
+        rows: dict[str, list[tuple[float, float, float]]] = {}
+        for seed in range(seeds):
+            for cluster in ("hexgen-58", "hexgen-16xa100"):
+                for name, *figures in rate_and_scale(cluster, osl, seed):
+                    rows.setdefault(name, []).append((figures[0], figures[1], figures[2]))
+        for name, found in rows.items():
+            rate, scale, seconds = np.mean(found, axis=0)
+            say(f"output {osl:3d}  {name:30s} rate {rate:6.2f}/s  scale {scale:5.2f}  {seconds:5.1f} s a plan")
+
+
+def helix(seeds: int) -> None:
+    use = TraceUse("azure-2023-conv", max_input_tokens=2048, max_output_tokens=1024)
+    requests = read_trace(use.trace).used(use)
+    load = ServingLoad(trace=use, dtype="fp16")
+    cluster = read_cluster(SPECS / "a100-l4-t4-24.yaml")
+    problem = ServingProblem(cluster, MODEL, load, requests)
+    workshop = Workshop(problem, 0.92, None)
+    chain = workshop.layouts.busiest(range(24), 256.0, 16.0)
+    for seed in range(seeds):
+        began = time.perf_counter()
+        result = solved("a100-l4-t4-24", load, requests, "throughput", seed, "genetic")
+        seconds = time.perf_counter() - began
+        single = (
+            None
+            if chain is None
+            else Judge(problem, None, seed=seed).verdict(workshop.assembled([workshop.made(chain)]))
+        )
+        for name, verdict in (("genetic", result.best), ("one chain", single), ("uniform", result.baseline)):
+            if verdict is not None:
+                tokens = verdict.rate_per_s * requests.mean_output_tokens
+                say(f"{name:12s} {tokens:7.0f} tokens/s, {len(verdict.draft.replicas)} replicas, {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1] if len(sys.argv) > 1 else "both"
+    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    if wanted in ("helix", "both"):
+        helix(repeats)
+    if wanted in ("hexgen", "both"):
+        hexgen(repeats)

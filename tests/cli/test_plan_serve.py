@@ -1,0 +1,104 @@
+"""`hetsched plan-serve`: from a cluster file to a plan that the other commands read, and its refusals."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+Cli = Callable[..., Result]
+
+SMALL = """
+name: small
+nodes:
+  - {name: a, region: x, gpu: A100-SXM-40GB, count: 2, usd_per_hour: 4.0}
+  - {name: b, region: x, gpu: L4-24GB, count: 2, usd_per_hour: 1.4}
+  - {name: c, region: y, gpu: T4-16GB, usd_per_hour: 0.5}
+  - {name: d, region: y, gpu: T4-16GB, usd_per_hour: 0.5}
+network:
+  inside_region: {bandwidth_gbps: 10, latency_ms: 0.5}
+  between_regions: [{a: x, b: y, bandwidth_gbps: 2, latency_ms: 8}]
+"""
+WORDS = ("--isl", 300, "--osl", 40, "--max-steps", 25)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL, encoding="utf-8")
+    return path
+
+
+def planned(cli: Cli, small: Path, *words: object) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(
+        cli("plan-serve", small, "--model", "llama-3.1-8b", *WORDS, *words, "--json").stdout
+    )
+    return document
+
+
+def test_a_plan_keeps_its_limits_and_is_read_again(cli: Cli, small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    words = (*WORDS, "--slo-ttft-ms", 1500, "--slo-tpot-ms", 90, "-o", out)
+    shown = cli("plan-serve", small, "--model", "llama-3.1-8b", *words).stdout
+    assert "What limits it" in shown
+    assert max(map(len, shown.splitlines())) <= 100
+    plan = json.loads(out.read_text(encoding="utf-8"))
+    predicted = plan["predicted"]
+    assert predicted["slo_attainment"] >= 0.98  # both limits together; each holds for 99 %
+    assert sum(route["share"] for route in plan["routes"]) == pytest.approx(1.0)
+    assert all(pipeline["max_batch"] >= 1 for pipeline in plan["pipelines"])
+    assert plan["workload"]["rate_per_s"] >= predicted["baselines"]["uniform"]["requests_per_s"] * 0.98
+    evaluated = json.loads(cli("evaluate", out, "--json").stdout)
+    assert evaluated["violations"] == []
+    again = json.loads(cli("simulate", out, "--json", "--requests", 400).stdout)
+    assert again["slo_attainment"] > 0.9
+
+
+def test_equal_seeds_give_equal_plans(cli: Cli, small: Path) -> None:
+    first, second = (planned(cli, small, "--seed", 3, "--max-steps", 8) for _ in range(2))
+    assert first["pipelines"] == second["pipelines"]
+    assert first["routes"] == second["routes"]
+
+
+def test_less_money_never_buys_more_and_the_budget_holds(cli: Cli, small: Path) -> None:
+    rich = planned(cli, small)
+    poor = planned(cli, small, "--budget-usd-per-hour", 2.0)
+    assert poor["predicted"]["usd_per_hour"] <= 2.0 < rich["predicted"]["usd_per_hour"]
+    assert poor["predicted"]["requests_per_s"] < rich["predicted"]["requests_per_s"]
+
+
+def test_least_money_for_a_rate(cli: Cli, small: Path) -> None:
+    """A rate that one L4 node keeps takes no A100; one that all but the A100s can not keep takes them."""
+    words = ("--objective", "cost", "--slo-ttft-ms", 3000)
+    little, much = (planned(cli, small, *words, "--rate", rate) for rate in (0.3, 25))
+    assert little["predicted"]["usd_per_hour"] <= 1.4
+    assert much["predicted"]["usd_per_hour"] >= 4.0
+    assert little["predicted"]["slo_attainment"] >= 0.99
+
+
+def test_most_requests_within_limits_at_a_rate(cli: Cli, small: Path) -> None:
+    plan = planned(cli, small, "--objective", "attainment", "--rate", 8, "--slo-tpot-ms", 60)
+    rival = plan["predicted"]["baselines"]["uniform"]
+    assert plan["predicted"]["slo_attainment"] >= rival["slo_attainment"]
+
+
+def test_one_long_chain(cli: Cli, small: Path) -> None:
+    plan = planned(cli, small, "--solver", "pipeline-dp")
+    assert plan["provenance"]["solver"] == "pipeline-dp"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--model", "llama-2-70b", "--memory-fraction", "0.5"), 3, "no replica of llama-2-70b fits small"),
+        (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "TTFT is"),
+        (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
+        (("--model", "llama-3.1-8b", "--objective", "attainment", "--rate", "1"), 1, "needs an SLO"),
+        (("--model", "llama-3.1-8b", "--mode", "disaggregated"), 1, "disaggregated"),
+        (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, uniform"),
+    ],
+)
+def test_refusals(cli: Cli, small: Path, words: tuple[str, ...], code: int, message: str) -> None:
+    assert message in cli("plan-serve", small, *words, *WORDS, code=code).stderr

@@ -1,0 +1,36 @@
+"""The judge's rates: overload does not pass because a run is short, and equal replicas get equal rates."""
+
+import numpy as np
+
+from hetsched.catalog import find_gpu
+from hetsched.cost.serving.placed import even_stages, one_machine
+from hetsched.cost.serving.plan_cost import price_serving
+from hetsched.plan import Stage
+from hetsched.readers import resolve_model
+from hetsched.requests import sampled
+from hetsched.serving.judge import Judge
+from hetsched.serving_problem import ServingProblem
+from hetsched.solvers.serving.workshop import Workshop
+from hetsched.workload import Limit, ServingLoad, Slo
+
+MODEL = resolve_model("llama-3.1-8b", "test")
+GPU = find_gpu("L4-24GB", "test")
+
+
+def test_a_loose_limit_lets_no_more_through_than_can_be_served() -> None:
+    """An end-to-end limit of a minute; a run of 800 requests alone would fit into it at three times the capacity."""
+    cluster = one_machine(GPU, 2, None)
+    load = ServingLoad(300, 40, slo=Slo(e2e=Limit(60.0)))
+    requests = sampled(load, 500, np.random.default_rng(0))
+    problem = ServingProblem(cluster, MODEL, load, requests)
+    workshop = Workshop(problem, 0.92, None)
+    layers = even_stages(cluster, GPU, MODEL, 1, 1)[0].layers
+    replicas = [workshop.made([Stage(layers, (f"node/{k}",))]) for k in range(2)]
+    draft = workshop.assembled(replicas)
+    verdict = Judge(problem, None).verdict(draft)
+    assert verdict is not None
+    capacity = price_serving(cluster, draft.plan).capacity_per_s
+    assert 0.8 * capacity < verdict.rate_per_s < 1.1 * capacity
+    judge = Judge(problem, None)
+    assert judge.rate_alone(replicas[0]) == judge.rate_alone(replicas[1])
+    assert abs(judge.rate_alone(replicas[0]) / (verdict.rate_per_s / 2) - 1) < 0.15
