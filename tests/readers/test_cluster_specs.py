@@ -23,6 +23,7 @@ DEVICES = {
     "hexgen-58": 58,
     "hexgen-16xa100": 16,
     "a100-l4-t4-24": 24,
+    "offers-gcp": 280,
 }
 CITIES = ("Oregon", "Virginia", "Ohio", "Tokyo", "Seoul", "Singapore", "Sydney", "London", "Frankfurt", "Ireland")
 # the upper triangle of the measured matrices, row by row in the order of CITIES
