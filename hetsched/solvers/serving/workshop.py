@@ -119,12 +119,16 @@ class Workshop:
         return max(map(self._trusted, self._made[group]), key=lambda replica: replica.rate_per_s, default=None)
 
     def _worked_out(self, group: Group) -> list[Replica]:
+        return [self.made(stages) for stages in self.candidates(group)]
+
+    def candidates(self, group: Group) -> list[list[Stage]]:
+        """The layouts of a group that are tried: the quickest for few requests, and some of the set for many."""
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
         if found == [None]:
             found = [self.layouts.quickest(devices, 1.0)]
-        return [self.made(stages) for stages in found if stages is not None]
+        return [stages for stages in found if stages is not None]
 
     def made(self, stages: Sequence[Stage]) -> Replica:
         """The replica of these stages."""
