@@ -1,7 +1,7 @@
 """The one driver of serving problems: drafts by the steady state, then the simulator's choice among the best."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from hetsched.serving.nearest import nothing_fits, slo_missed
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
-from hetsched.solvers.serving.workshop import Draft, Workshop
+from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
 
 FINALISTS, RIVALS = 4, 3  # drafts that are simulated: of the solver, and of the baseline
 BASELINE = "uniform"
@@ -42,36 +42,39 @@ def plan_serving(
     seed: int = 0,
     max_steps: int | None = None,
     max_seconds: float | None = None,
+    starts: Sequence[Sequence[Group]] = (),
+    share: float = 1.0,
     watch: Watch | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ServingResult:
     """Search, then simulate the finalists and the baseline's; the best is never worse than the baseline.
 
-    Raises InfeasibleError where nothing fits, or nothing keeps the SLO: with what comes nearest.
+    starts: groups to begin from, besides the solver's own; share: of the solver's usual steps. Raises InfeasibleError
+    where nothing fits, or nothing keeps the SLO: with what comes nearest.
     """
     began = clock()
-    workshop = Workshop(problem, memory_fraction, reference)
+    workshop = Workshop(problem, memory_fraction, reference, starts)
     rng = np.random.default_rng(seed)
-    total = max_steps or solver.steps(workshop)
+    total = max(1, round((max_steps or solver.steps(workshop)) * share))
     judge = Judge(problem, reference, seed=seed)
     drafts: list[Draft] = []
     steps = 0
-    for share in FIRST, 1.0:  # what the steady state promises is measured in between
+    for part in FIRST, 1.0:  # what the steady state promises is measured in between
         for draft in solver.search(workshop, rng):
             steps += 1
             if draft is not None:
                 drafts.append(draft)
             if watch:
                 watch(steps, total)
-            if steps >= total * share or (max_seconds is not None and clock() - began >= max_seconds * share):
+            if steps >= total * part or (max_seconds is not None and clock() - began >= max_seconds * share * part):
                 break
         else:
             break  # it has no more
-        if share < 1.0:
-            workshop.trust(_promises(judge, _best(drafts, FINALISTS)))
+        if part < 1.0:
+            replicas = [replica for draft in _best(drafts, FINALISTS) for replica in draft.replicas]
+            workshop.trust({depth: float(np.median(s)) for depth, s in promises(judge, replicas).items()})
     drafts = [_measured(judge, workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
-    rivals = _best([draft for draft in SERVING_SOLVERS[BASELINE].search(workshop, rng) if draft], RIVALS)
-    baseline = _judged(judge, rivals, None)
+    baseline = best_uniform(judge, workshop)
     best = _judged(judge, _best(drafts, FINALISTS), baseline)
     if best is None:
         raise nothing_fits(workshop)
@@ -81,14 +84,19 @@ def plan_serving(
     return ServingResult(best, baseline, solver.name, seed, steps, clock() - began)
 
 
-def _promises(judge: Judge, drafts: list[Draft]) -> dict[int, float]:
-    """What share of the steady state's rate replicas keep in simulation, by their number of stages: the median."""
+def best_uniform(judge: Judge, workshop: Workshop, least_score: float = -np.inf) -> Verdict | None:
+    """What the baseline's best drafts are worth; None where none fits, or has that score by the steady state."""
+    drafts = SERVING_SOLVERS[BASELINE].search(workshop, np.random.default_rng(judge.seed))
+    return _judged(judge, _best([draft for draft in drafts if draft and draft.score >= least_score], RIVALS), None)
+
+
+def promises(judge: Judge, replicas: Iterable[Replica]) -> dict[int, list[float]]:
+    """What shares of the steady state's rate replicas keep in simulation, by their number of stages."""
     seen: dict[int, list[float]] = {}
-    for draft in drafts:
-        for replica in draft.replicas:
-            if replica.rate_per_s > 0.0:
-                seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
-    return {depth: float(np.median(shares)) for depth, shares in seen.items()}
+    for replica in replicas:
+        if replica.rate_per_s > 0.0:
+            seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
+    return seen
 
 
 def _measured(judge: Judge, workshop: Workshop, draft: Draft) -> Draft:

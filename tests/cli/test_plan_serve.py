@@ -84,6 +84,61 @@ def test_most_requests_within_limits_at_a_rate(cli: Cli, small: Path) -> None:
     assert plan["predicted"]["slo_attainment"] >= rival["slo_attainment"]
 
 
+OFFERS = """
+name: rented
+offers:
+  - {name: l4, region: z, gpu: L4-24GB, usd_per_hour: 0.7, available: 3}
+  - {name: pair, region: z, gpu: T4-16GB, count: 2, usd_per_hour: 0.9, available: 2}
+network:
+  inside_region: {bandwidth_gbps: 10, latency_ms: 0.5}
+"""
+TO_OWN = """  between_regions:
+    - {a: z, b: x, bandwidth_gbps: 1, latency_ms: 20}
+    - {a: z, b: y, bandwidth_gbps: 1, latency_ms: 20}
+"""
+
+
+def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> None:
+    """The plan names the offers as its cluster, and other commands read them."""
+    offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
+    offers.write_text(OFFERS, encoding="utf-8")
+    words = ("--offers", offers, "--model", "llama-3.1-8b", "--budget-usd-per-hour", 2.3, "-o", out, *WORDS)
+    assert "GPUs of 7 on offer" in cli("plan-serve", *words).stdout
+    plan = json.loads(out.read_text(encoding="utf-8"))
+    assert plan["predicted"]["usd_per_hour"] <= 2.3
+    assert plan["cluster"]["path"] == "offers.yaml"
+    assert plan["predicted"]["requests_per_s"] >= plan["predicted"]["baselines"]["uniform"]["requests_per_s"]
+    assert json.loads(cli("evaluate", out, "--json").stdout)["violations"] == []
+
+
+def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None:
+    """Two paid L4s take the rate with one more that is rented, and no dearer GPU is touched."""
+    offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
+    offers.write_text(OFFERS + TO_OWN, encoding="utf-8")
+    small.write_text(
+        small.read_text(encoding="utf-8").replace("usd_per_hour: 1.4", "usd_per_hour: 0"), encoding="utf-8"
+    )
+    words = ("--model", "llama-3.1-8b", "--offers", offers, *WORDS)
+    cheap = json.loads(
+        cli(
+            "plan-serve",
+            small,
+            *words,
+            *("--objective", "cost", "--rate", 0.5, "--slo-ttft-ms", 3000),
+            *("-o", out, "--json"),
+        ).stdout
+    )
+    assert cheap["predicted"]["usd_per_hour"] == 0
+    assert cheap["cluster"]["offers"] == "offers.yaml"
+    assert json.loads(cli("evaluate", out, "--json").stdout)["usd_per_hour"] == 0
+    most = json.loads(cli("plan-serve", small, *words, "--budget-usd-per-hour", 0.75, "--json").stdout)
+    nodes = {device["node"] for device in most["devices"].values()}
+    assert "b" in nodes
+    assert nodes - {"b"}
+    assert not {"a", "c"} <= nodes
+    assert most["predicted"]["usd_per_hour"] <= 0.75
+
+
 def test_one_long_chain(cli: Cli, small: Path) -> None:
     plan = planned(cli, small, "--solver", "pipeline-dp")
     assert plan["provenance"]["solver"] == "pipeline-dp"
@@ -97,6 +152,8 @@ def test_one_long_chain(cli: Cli, small: Path) -> None:
         (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
         (("--model", "llama-3.1-8b", "--objective", "attainment", "--rate", "1"), 1, "needs an SLO"),
         (("--model", "llama-3.1-8b", "--mode", "disaggregated"), 1, "disaggregated"),
+        (("--model", "llama-2-13b", "--budget-usd-per-hour", "1"), 3, "the cheapest that do cost $1.40"),
+        (("--model", "llama-3.1-8b", "--offers", "none.yaml"), 1, "how much may be spent"),
         (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, uniform"),
     ],
 )
