@@ -21,7 +21,8 @@ class ServingProblem:
 
     requests: the load's lengths, and a trace's arrivals. objective: `throughput` is the highest rate that keeps the SLO
     (or can be served at all, without one); `attainment` the largest share of requests within it at the load's rate;
-    `cost` the least money an hour that keeps it at that rate. usd_per_hour: the nodes in use may cost at most so much.
+    `cost` the least money an hour that keeps it at that rate. usd_per_hour: the nodes in use may cost at most
+    so much; `plan_renting` chooses them.
     mode: `colocated`, replicas prefill and decode; `disaggregated`, each does one of both; `auto`, whatever is best.
     Raises HetschedError where the objective lacks what it needs.
     """

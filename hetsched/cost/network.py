@@ -170,8 +170,7 @@ def all_reduce_s(
     if len(nodes) < 2 or len(nodes) == n:
         return flat
     within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes, step) for teams in nodes.values())
-    first = [teams[0] for teams in nodes.values()]
-    across = zip(first, [*first[1:], first[0]], strict=True)
+    across = [(a, b) for a, b in hops if a.node != b.node]
     steps = 2 * (len(nodes) - 1)
     return min(flat, within + steps * max(step(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
 

@@ -20,7 +20,10 @@ Seat = tuple[int, int]  # (pipeline, stage)
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time."""
+    """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time.
+
+    gradient_lanes: of each group's ring.
+    """
 
     cluster: Cluster
     plan: Plan
@@ -30,7 +33,7 @@ class Placement:
     rings: list[list[Seat]]  # of each group: its members in ring order
     forward_lanes: Lanes
     backward_lanes: Lanes
-    gradient_lanes: Lanes
+    gradient_lanes: list[Lanes]
 
     @property
     def in_parts(self) -> bool:
@@ -86,7 +89,7 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         rings,
         Lanes.of(boundaries, in_parts),
         Lanes.of(((there, here) for here, there in boundaries), in_parts),
-        gradient_lanes(teams, rings, plan.options.zero),
+        gradient_lanes(teams, rings, plan.options.zero, plan.model.tied_parameters > 0),
     )
 
 
@@ -100,12 +103,16 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
     return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
 
 
-def gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]], zero: int) -> Lanes:
-    """Flows that all-reduces make at once: all stages reduce at the same time, each one group at a time.
+def gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]], zero: int, tied: bool) -> list[Lanes]:
+    """For each ring, the flows that all-reduces make while it goes round; tied: whether the last is a tied embedding's.
 
-    With ZeRO 3 weights are gathered too, when passes begin, so a stage may be asked for those of several groups.
+    All stages reduce at the same time, each one group at a time; the tied embedding's ring comes after them. With
+    ZeRO 3 weights are gathered too, when passes begin, so a stage may be asked for those of several groups.
     """
-    return _flows_at_will(teams, rings) if zero == GATHERED_WEIGHTS else _flows_in_turn(teams, rings)
+    if zero == GATHERED_WEIGHTS:
+        return [_flows_at_will(teams, rings)] * len(rings)
+    blocks = len(rings) - 1 if tied and rings else len(rings)
+    return [_flows_in_turn(teams, rings[:blocks])] * blocks + [_flows_in_turn(teams, [ring]) for ring in rings[blocks:]]
 
 
 def _flows_in_turn(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:

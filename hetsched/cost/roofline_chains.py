@@ -256,13 +256,13 @@ class RooflineChains:
         works = [self.stage_works(chain) for chain in chains]
         holders = [self._holder(chain) for chain in chains]
         rings = chain_rings(self.model, self.job, self.options.compression.grad_bits, chains, holders, teams)
-        lanes = gradient_lanes(teams, [seats for seats, _, _ in rings], self.options.zero)
+        lanes = gradient_lanes(teams, [ring[0] for ring in rings], self.options.zero, self.model.tied_parameters > 0)
         if self.options.zero == GATHERED_WEIGHTS:
             works = self._with_gathers(works, teams, rings, lanes)
         ends = self._ends(chains, works, shares)
         reduced = [list(times) for times in ends]
-        for seats, gradient_bytes, _ in rings:
-            seconds = all_reduce_s(self.cluster, [teams[p][s] for p, s in seats], gradient_bytes, lanes, self._step_s)
+        for (seats, gradient_bytes, _), flows in zip(rings, lanes, strict=True):
+            seconds = all_reduce_s(self.cluster, [teams[p][s] for p, s in seats], gradient_bytes, flows, self._step_s)
             end = max(reduced[p][s] for p, s in seats) + seconds
             for p, s in seats:
                 reduced[p][s] = end
@@ -318,12 +318,12 @@ class RooflineChains:
         return holder
 
     def _with_gathers(
-        self, works: list[list[StageWork]], teams: list[list[Team]], rings: list[Ring], lanes: Lanes
+        self, works: list[list[StageWork]], teams: list[list[Team]], rings: list[Ring], lanes: list[Lanes]
     ) -> list[list[StageWork]]:
         gather_s = [[0.0] * len(line) for line in works]
-        for seats, _, weight_bytes in rings:
+        for (seats, _, weight_bytes), flows in zip(rings, lanes, strict=True):
             members = [teams[p][s] for p, s in seats]
-            seconds = all_reduce_s(self.cluster, members, weight_bytes, lanes, self._step_s) / 2
+            seconds = all_reduce_s(self.cluster, members, weight_bytes, flows, self._step_s) / 2
             for p, s in seats:
                 gather_s[p][s] += seconds
         return [

@@ -1,7 +1,7 @@
 """The one driver of serving problems: drafts by the steady state, then the simulator's choice among the best."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,7 @@ from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
 from hetsched.solvers.serving.neighbours import grown
-from hetsched.solvers.serving.workshop import Draft, Workshop
+from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
 
 FINALISTS, RIVALS = 4, 3  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
@@ -57,29 +57,32 @@ def plan_serving(
     seed: int = 0,
     max_steps: int | None = None,
     max_seconds: float | None = None,
+    starts: Sequence[Sequence[Group]] = (),
+    share: float = 1.0,
     watch: Watch | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ServingResult:
     """Search, then simulate the finalists and the baselines'; the best is never worse than these.
 
-    solver: None for those of the problem's mode, whose best plans are all simulated alike. Raises InfeasibleError where
-    nothing fits, or nothing keeps the SLO: with what comes nearest.
+    solver: None for those of the problem's mode, whose best plans are all simulated alike. starts: groups to begin
+    from, besides the solvers' own; share: of their usual steps. Raises InfeasibleError where nothing fits, or nothing
+    keeps the SLO: with what comes nearest.
     """
     began = clock()
-    workshop, judge = Workshop(problem, memory_fraction, reference), Judge(problem, reference, seed=seed)
+    workshop, judge = Workshop(problem, memory_fraction, reference, starts), Judge(problem, reference, seed=seed)
     rng = np.random.default_rng(seed)
     solvers = [SERVING_SOLVERS[name] for name in USUAL[problem.mode]] if solver is None else [solver]
-    totals = [max(1, max_steps // len(solvers)) if max_steps else each.steps(workshop) for each in solvers]
+    whole = [max_steps // len(solvers) if max_steps else each.steps(workshop) for each in solvers]
+    totals = [max(1, round(steps * share)) for steps in whole]
     baselines: dict[str, Verdict | None] = {}
     modes: dict[str, Verdict] = {}
     for name in BASELINES[problem.mode]:
-        rivals = _best([draft for draft in SERVING_SOLVERS[name].search(workshop, rng) if draft], RIVALS)
-        baselines[name] = verdict = _judged(judge, rivals, None)
-        if verdict is not None and _allowed(problem, verdict):  # what others are to beat
+        baselines[name] = verdict = best_of(name, judge, workshop)
+        if verdict is not None and allowed(problem, verdict):  # what others are to beat
             modes[mode_of(verdict.draft.plan)] = verdict
     steps = 0
     for number, (each, total) in enumerate(zip(solvers, totals, strict=True), 1):
-        seconds = None if max_seconds is None else max_seconds * number / len(solvers)
+        seconds = None if max_seconds is None else max_seconds * share * number / len(solvers)
         search = _Search(problem, workshop, judge, each, total, lambda: clock() - began, seconds)
         drafts = search.drafts(rng, None if watch is None else partial(_shown, watch, steps, sum(totals)))
         steps += search.steps
@@ -98,7 +101,7 @@ def plan_serving(
     return ServingResult(best, baselines, modes, names, seed, steps, clock() - began)
 
 
-def _allowed(problem: ServingProblem, verdict: Verdict) -> bool:
+def allowed(problem: ServingProblem, verdict: Verdict) -> bool:
     """Whether a plan is of the mode that is asked for."""
     return problem.mode in ("auto", mode_of(verdict.draft.plan))
 
@@ -125,12 +128,11 @@ class _Search:
         drafts: list[Draft] = []
         if self.solver.apart:
             if self.problem.mode == "auto" and not self.workshop.trusts:
-                seeds = [self.workshop.draft(groups) for groups in grown(self.workshop)]
-                self.workshop.trust(_promises(self.judge, _best([seed for seed in seeds if seed], FINALISTS)))
+                self._measure([seed for groups in grown(self.workshop) if (seed := self.workshop.draft(groups))])
             self._run(rng, drafts, 1.0, watch)
             return drafts
         if self._run(rng, drafts, FIRST, watch):
-            self.workshop.trust(_promises(self.judge, _best(drafts, FINALISTS)))
+            self._measure(drafts)
             self._run(rng, drafts, 1.0, watch)
         return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
 
@@ -149,15 +151,25 @@ class _Search:
                 return True
         return False
 
+    def _measure(self, drafts: list[Draft]) -> None:
+        replicas = [replica for draft in _best(drafts, FINALISTS) for replica in draft.replicas]
+        seen = promises(self.judge, replicas)
+        self.workshop.trust({depth: float(np.median(shares)) for depth, shares in seen.items()})
 
-def _promises(judge: Judge, drafts: list[Draft]) -> dict[int, float]:
-    """What share of the steady state's rate replicas keep in simulation, by their number of stages: the median."""
+
+def best_of(name: str, judge: Judge, workshop: Workshop, least_score: float = -np.inf) -> Verdict | None:
+    """What a baseline's best drafts are worth; None where none fits, or has that score by the steady state."""
+    drafts = SERVING_SOLVERS[name].search(workshop, np.random.default_rng(judge.seed))
+    return _judged(judge, _best([draft for draft in drafts if draft and draft.score >= least_score], RIVALS), None)
+
+
+def promises(judge: Judge, replicas: Iterable[Replica]) -> dict[int, list[float]]:
+    """What shares of the steady state's rate replicas keep in simulation, by their number of stages."""
     seen: dict[int, list[float]] = {}
-    for draft in drafts:
-        for replica in draft.replicas:
-            if replica.rate_per_s > 0.0:
-                seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
-    return {depth: float(np.median(shares)) for depth, shares in seen.items()}
+    for replica in replicas:
+        if replica.rate_per_s > 0.0:
+            seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
+    return seen
 
 
 def _measured(judge: Judge, workshop: Workshop, draft: Draft) -> Draft:

@@ -23,6 +23,7 @@ DEVICES = {
     "hexgen-58": 58,
     "hexgen-16xa100": 16,
     "a100-l4-t4-24": 24,
+    "offers-gcp": 280,
     "hexgen2-mixed": 20,
     "hexgen2-8xh100": 8,
     "hexgen2-70-percent": 12,

@@ -38,7 +38,7 @@ class DistServe:
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """None for each pair and number of prefill replicas; then drafts of those with most flow, the best first."""
         phases, known = Phases(workshop), dict[tuple[tuple[Stage, ...], str], Replica]()
-        limit, found = workshop.problem.usd_per_hour, list[Flowing]()
+        found: list[Flowing] = []
 
         def made(stages: tuple[Stage, ...], role: str) -> Replica:
             if (stages, role) not in known:
@@ -49,9 +49,7 @@ class DistServe:
         for prefill, decode in product(tried, tried):
             for first, second in _divisions(workshop, prefill, decode):
                 replicas = [made(stages, "prefill") for stages in first] + [made(s, "decode") for s in second]
-                kept = [replica for replica in replicas if replica.rate_per_s > 0.0]
-                if limit is None or workshop.usd_of(kept) <= limit * (1.0 + 1e-9):
-                    found.append(phases.flowing(kept))
+                found.append(phases.flowing([replica for replica in replicas if replica.rate_per_s > 0.0]))
                 yield None
         for flowing in sorted(found, key=lambda each: -each.value_per_s)[:FINALISTS]:
             yield phases.draft(flowing)

@@ -65,6 +65,8 @@ class Genetic:
             yield _canonical(child)
 
     def _seeds(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Partition]:
+        for start in workshop.starts:
+            yield _canonical(list(start))
         cluster = workshop.problem.cluster
         by_node: dict[int, set[int]] = {}
         for device, node in enumerate(cluster.node_numbers):

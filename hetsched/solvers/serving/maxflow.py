@@ -10,7 +10,6 @@ allows it, starts by what each GPU is better at, and another climb from a shaken
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from math import inf
 
 import numpy as np
 
@@ -133,26 +132,19 @@ def standing_of(phases: Phases, state: State) -> Standing:
 
 
 def _within_means(phases: Phases, flowing: Flowing) -> tuple[Flowing, float]:
-    """The flow and its value; for a budget, or for least money, without the replicas that it can do without."""
+    """The flow and its value; for least money without the replicas that it can do without."""
     problem = phases.workshop.problem
-    cheap = problem.objective == "cost"
-    if problem.usd_per_hour is None and not cheap:
+    if problem.objective != "cost":
         spare = flowing.network.prefill_per_s.sum() + flowing.network.decode_per_s.sum() - 2.0 * flowing.network.flow[0]
         return flowing, flowing.value_per_s + SLACK * float(min(spare, flowing.value_per_s))
-    limit = inf if problem.usd_per_hour is None else problem.usd_per_hour * (1.0 + 1e-9)
-    wanted = (problem.load.rate_per_s or 0.0) * SPARE if cheap else inf
+    wanted = (problem.load.rate_per_s or 0.0) * SPARE
     while True:
         usd = phases.workshop.usd_of(flowing.replicas)
         fewer = [phases.flowing([r for r in flowing.replicas if r is not out]) for out in flowing.replicas]
-        cheaper = [f for f in fewer if phases.workshop.usd_of(f.replicas) < usd]
-        allowed = [f for f in cheaper if usd > limit or (cheap and f.value_per_s >= wanted)]
-        if not allowed:
+        cheaper = [f for f in fewer if f.value_per_s >= wanted and phases.workshop.usd_of(f.replicas) < usd]
+        if not cheaper:
             break
-        flowing = max(allowed, key=lambda f: f.value_per_s)
-    if usd > limit:
-        return flowing, -usd
-    if not cheap:
-        return flowing, flowing.value_per_s
+        flowing = min(cheaper, key=lambda f: phases.workshop.usd_of(f.replicas))
     return flowing, 1.0 / (1.0 + usd) if flowing.value_per_s >= wanted else flowing.value_per_s / wanted - 1.0
 
 
@@ -181,6 +173,7 @@ def _partitions(workshop: Workshop, bandwidth: Floats, memory: Floats) -> Iterat
     for number in counts:
         labels = balanced_groups(bandwidth, memory, number)
         yield [frozenset(np.flatnonzero(labels == k).tolist()) for k in range(number)]
+    yield from (list(start) for start in workshop.starts if len(start) > 1)
     machines: dict[int, set[int]] = {}
     for device, node in enumerate(workshop.problem.cluster.node_numbers):
         machines.setdefault(node, set()).add(device)

@@ -29,6 +29,6 @@ class PipelineDp:
         everything = range(len(workshop.problem.cluster.devices))
         for batch, rounds in BATCHES:
             for stages in workshop.layouts.pareto(everything, batch, rounds, self.step):
-                yield workshop.assembled(workshop.affordable([workshop.made(stages)]) or [workshop.made(stages)])
+                yield workshop.assembled([workshop.made(stages)])
         for groups in grown(workshop):
             yield workshop.draft(groups)

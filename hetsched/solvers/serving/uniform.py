@@ -15,7 +15,7 @@ from hetsched.solvers.serving.workshop import Draft, Replica, Workshop
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Every degree and depth, GPUs in inventory order; replicas that do not fit, or cost too much, are left out.
+    """Every degree and depth, GPUs in inventory order; replicas that do not fit are left out.
 
     Each with requests shared evenly, and by what the replicas can do.
     """
@@ -30,7 +30,7 @@ class Uniform:
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """Two drafts for each degree and depth."""
         for degree, depth in shapes(workshop):
-            replicas = workshop.affordable(_fitting(workshop, degree, depth))
+            replicas = list(_fitting(workshop, degree, depth))
             for even in (False, True):
                 yield workshop.assembled(replicas, even=even) if replicas else None
 
