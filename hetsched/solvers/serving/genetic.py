@@ -28,6 +28,7 @@ class Genetic:
     crossover: float = 0.2
     tournament: int = 3
     name: str = "genetic"
+    apart: bool = False
 
     def steps(self, workshop: Workshop) -> int:
         """Seeds and children."""

@@ -21,12 +21,16 @@ SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator say
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """Stages, what they take, and the rate at which they keep the SLO by the steady state."""
+    """Stages, what they take, and the rate at which they keep the SLO by the steady state.
+
+    role: as of a plan's pipeline; a prefill replica's rate is of prompts, a decode replica's of the tokens after.
+    """
 
     stages: tuple[Stage, ...]
     times: ReplicaTimes
     max_batch: int
     rate_per_s: float
+    role: str = "both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,11 @@ class Workshop:
         self._trust = dict(shares)
         self._known.clear()
         self._alike.clear()
+
+    @property
+    def trusts(self) -> bool:
+        """Whether what the steady state says was measured."""
+        return bool(self._trust)
 
     def _trusted(self, replica: Replica) -> Replica:
         below = [depth for depth in self._trust if depth <= len(replica.stages)]
@@ -130,18 +139,20 @@ class Workshop:
             found = [self.layouts.quickest(devices, 1.0)]
         return [stages for stages in found if stages is not None]
 
-    def made(self, stages: Sequence[Stage]) -> Replica:
+    def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
         problem = self.problem
         times = replica_times(problem.cluster, problem.model, stages, problem.precision, self.memory_fraction)
         steady = SteadyReplica(
             times,
-            self.traffic,
+            self.traffic if role != "prefill" else replace(self.traffic, output_tokens=1.0),
             problem.most_batch * len(stages),
             problem.options.chunked_prefill_tokens > 0,
             problem.options.max_prefill_tokens,
+            role != "decode",
+            role != "prefill",
         )
-        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady))
+        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady), role)
 
     # ---- plans
 
@@ -209,6 +220,12 @@ class Workshop:
         problem = self.problem
         plan = ServingPlan(problem.model, problem.load, pipelines, routes, problem.options)
         return Draft(plan, tuple(replicas), whole if score is None else score)
+
+    def usd_of(self, replicas: Iterable[Replica]) -> float:
+        """Dollars an hour of the nodes that they use."""
+        position = self.problem.cluster.position
+        names = [name for replica in replicas for stage in replica.stages for name in stage.devices]
+        return self._usd([frozenset(position(name) for name in names)])
 
     def _usd(self, groups: Iterable[Group]) -> float:
         cluster = self.problem.cluster
