@@ -15,6 +15,7 @@ from hetsched.cli.export import export
 from hetsched.cli.group import ErrorsAsMessages
 from hetsched.cli.plan_serve import plan_serve
 from hetsched.cli.plan_train import plan_train
+from hetsched.cli.probe import probe
 from hetsched.cli.run import run
 from hetsched.cli.simulate import simulate
 
@@ -44,6 +45,7 @@ for command in (
     compare,
     export,
     run,
+    probe,
     gpus,
     models,
     solvers,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cost.network import Lanes, ring_all_reduce_s
-from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes, ring_steps
+from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, RooflineStages
 from hetsched.cost.traffic import compressed_bytes
 
@@ -97,14 +97,14 @@ class ChainRings:
 
     def shared_s(self, rings: Rings) -> tuple[list[float], list[float]]:
         """What each all-reduce of gradients takes among all others; and, with ZeRO 3, a gather of the weights."""
-        lanes = gradient_lanes(ring_steps(rings.members), rings.nodes, rings.degrees, self._zero)
-        pairs = list(zip(rings.members, rings.sizes, strict=True))
-        reductions = [self._all_reduce_s(rings, ring, gradient_bytes, lanes) for ring, (gradient_bytes, _) in pairs]
+        tied = self._model.tied_parameters > 0
+        lanes = gradient_lanes(rings.members, rings.nodes, rings.degrees, self._zero, tied)
+        all_reduces = list(zip(rings.members, rings.sizes, lanes, strict=True))
+        reductions = [self._all_reduce_s(rings, ring, gradients, flows) for ring, (gradients, _), flows in all_reduces]
         if self._zero != GATHERED_WEIGHTS:
             return reductions, []
-        return reductions, [
-            self._all_reduce_s(rings, ring, weight_bytes, lanes) / 2 for ring, (_, weight_bytes) in pairs
-        ]
+        gathers = [self._all_reduce_s(rings, ring, weights, flows) / 2 for ring, (_, weights), flows in all_reduces]
+        return reductions, gathers
 
     def _all_reduce_s(self, rings: Rings, ring: list[int], size_bytes: float, lanes: Lanes) -> float:
         nodes = [rings.nodes[stage] for stage in ring]

@@ -174,16 +174,13 @@ def ring_all_reduce_s(nodes: Sequence[int], size_bytes: float, step: RingStep) -
     places: dict[int, list[int]] = {}
     for member, node in enumerate(nodes):
         places.setdefault(node, []).append(member)
-    around = zip(range(n), [*range(1, n), 0], strict=True)
+    around = list(zip(range(n), [*range(1, n), 0], strict=True))
     flat = 2 * (n - 1) * max([step(a, b, size_bytes / n, len(places[nodes[a]])) for a, b in around])
     if len(places) < 2 or len(places) == n:
         return flat
     within = max(_within_s(members, size_bytes, step) for members in places.values())
-    first = [members[0] for members in places.values()]
-    part, steps = size_bytes / len(first), 2 * (len(first) - 1)
-    return min(
-        flat, within + steps * max(step(a, b, part, 1) for a, b in zip(first, [*first[1:], first[0]], strict=True))
-    )
+    part, steps = size_bytes / len(places), 2 * (len(places) - 1)
+    return min(flat, within + steps * max([step(a, b, part, 1) for a, b in around if nodes[a] != nodes[b]]))
 
 
 def _within_s(members: Sequence[int], size_bytes: float, step: RingStep) -> float:

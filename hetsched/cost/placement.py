@@ -22,7 +22,10 @@ Seat = tuple[int, int]  # (pipeline, stage)
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time."""
+    """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time.
+
+    gradient_lanes: of each group's ring.
+    """
 
     cluster: Cluster
     plan: Plan
@@ -32,7 +35,7 @@ class Placement:
     rings: list[list[Seat]]  # of each group: its members in ring order
     forward_lanes: Lanes
     backward_lanes: Lanes
-    gradient_lanes: Lanes
+    gradient_lanes: list[Lanes]
 
     @property
     def in_parts(self) -> bool:
@@ -90,7 +93,9 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         rings,
         Lanes.of(boundaries, in_parts),
         Lanes.of(((there, here) for here, there in boundaries), in_parts),
-        gradient_lanes(ring_steps(numbered), [team.node for team in flat], [team.size for team in flat], zero),
+        gradient_lanes(
+            numbered, [team.node for team in flat], [team.size for team in flat], zero, plan.model.tied_parameters > 0
+        ),
     )
 
 
@@ -104,25 +109,29 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
     return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
 
 
-def ring_steps(rings: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """Who sends to whom in any of the rings, once each."""
-    steps: dict[tuple[int, int], None] = {}
-    for ring in rings:
-        steps.update(dict.fromkeys(zip(ring, [*ring[1:], ring[0]], strict=True)))
-    return list(steps)
+def gradient_lanes(
+    rings: Sequence[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int], zero: int, tied: bool
+) -> list[Lanes]:
+    """For each ring, the flows that all-reduces make while it goes round; tied: whether the last is a tied embedding's.
+
+    rings: stages by number; nodes, sizes: of each stage's team. All stages reduce at the same time, each one group at a
+    time; the tied embedding's ring comes after them. With ZeRO 3 weights are gathered too, when passes begin, so a
+    stage may be asked for those of several groups.
+    """
+    if zero == GATHERED_WEIGHTS:
+        return [_flows(rings, nodes, sizes, at_will=True)] * len(rings)
+    blocks = len(rings) - 1 if tied and rings else len(rings)
+    return [_flows(rings[:blocks], nodes, sizes)] * blocks + [_flows([ring], nodes, sizes) for ring in rings[blocks:]]
 
 
-def gradient_lanes(steps: Iterable[tuple[int, int]], nodes: Sequence[int], sizes: Sequence[int], zero: int) -> Lanes:
-    """Flows that all-reduces make at once: all stages reduce at the same time, each one group at a time.
-
-    steps: from stage to stage, by number; nodes, sizes: of each stage's team. A stage counts once where it sends from
-    and once where it receives, however many groups it has, with the most flows it ever makes; between two nodes there
-    are no more than their stages that send, or receive, there. With ZeRO 3 weights are gathered too, when passes begin,
-    so a stage may be asked for those of several groups: it counts once for each node it sends to.
+def _flows(rings: Iterable[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int], at_will: bool = False) -> Lanes:
+    """A stage counts once where it sends from and once where it receives, however many groups it has, with the most
+    flows it ever makes; between two nodes there are no more than their stages that send, or receive, there. At will, it
+    counts once for each node it sends to.
     """
     sends: dict[tuple[int, int], int] = {}
     receives: dict[tuple[int, int], int] = {}
-    for a, b in steps:
+    for a, b in {step for ring in rings for step in zip(ring, [*ring[1:], ring[0]], strict=True)}:
         i, j = nodes[a], nodes[b]
         if i != j:
             wide = min(sizes[a], sizes[b])
@@ -131,7 +140,7 @@ def gradient_lanes(steps: Iterable[tuple[int, int]], nodes: Sequence[int], sizes
             if receives.get((b, i), 0) < wide:
                 receives[b, i] = wide
     lanes = Lanes()
-    if zero == GATHERED_WEIGHTS:
+    if at_will:
         for (a, j), wide in sends.items():
             lanes.add(nodes[a], j, wide)
         return lanes

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hetsched.errors import HetschedError
@@ -239,8 +240,7 @@ def _gather(plan: Plan, devices: tuple[str, ...], folder: Path, warnings: tuple[
     said = [_read_rank(folder, rank) for rank in range(len(devices))]
     ranks = tuple(tuple(steps) for _, steps in said)
     iteration_s = tuple(max(step.iteration_s for step in together) for together in zip(*ranks, strict=True))
-    counted = iteration_s[1:] or iteration_s
-    mean_s = sum(counted) / len(counted)
+    mean_s = max(fmean([step.iteration_s for step in steps[1:] or steps]) for steps in ranks)
     return RunReport(
         losses=tuple(step.loss for step in ranks[0]),
         iteration_s=iteration_s,

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from hetsched.errors import HetschedError
+from hetsched.model import ModelSpec
 from hetsched.plan import Plan
 
 FULL_BITS = 16  # not compressed
@@ -24,11 +25,7 @@ def check_limits(plan: Plan) -> tuple[str, ...]:
                 f"{where} has {degree} devices, a micro-batch has {tokens} tokens",
                 hint="use longer sequences, or fewer devices in a stage",
             )
-    if plan.model.num_experts:
-        raise HetschedError(
-            f"run: model {plan.model.name} is a mixture of experts, which this version does not execute",
-            hint="use a dense model",
-        )
+    refuse_experts(plan.model)
     if plan.model.vocab_size < BYTES:
         raise HetschedError(
             f"run: the vocabulary has {plan.model.vocab_size} tokens, and text is read as {BYTES} bytes",
@@ -49,3 +46,12 @@ def check_limits(plan: Plan) -> tuple[str, ...]:
     if plan.options.zero > 1:
         return (f"zero {plan.options.zero} is run as zero 1: optimiser states alone are sharded",)
     return ()
+
+
+def refuse_experts(model: ModelSpec) -> None:
+    """HetschedError where the model is a mixture of experts."""
+    if model.num_experts:
+        raise HetschedError(
+            f"model {model.name} is a mixture of experts, which this version does not execute",
+            hint="use a dense model",
+        )

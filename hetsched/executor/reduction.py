@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hetsched.executor.communication import all_gather, present, reduce_scatter
+from hetsched.executor.communication import present, reduce_scatter
 from hetsched.executor.compression import dequantise, quantise
 from hetsched.executor.gradients import Bucket
 
@@ -79,8 +79,9 @@ class CompressedReduction:
         shared = [pair for pair in zip(buckets, self._errors, strict=True) if pair[0].group is not None]
         received = [self._send_parts(bucket, errors.sent) for bucket, errors in shared]
         totals, sent_bytes = [], 0
-        for (bucket, errors), (message, work) in zip(shared, received, strict=True):
-            work.wait()
+        for (bucket, errors), (message, works) in zip(shared, received, strict=True):
+            for work in works:
+                work.wait()
             rows = _part(bucket) // ROW, ROW
             totals.append(errors.owned.view(rows) + sum(dequantise(part, rows, self._bits) for part in message))
             sent_bytes += message.nbytes if bucket.counted else 0
@@ -91,7 +92,7 @@ class CompressedReduction:
                 self._spread(bucket, errors, total)
         return sent_bytes
 
-    def _send_parts(self, bucket: Bucket, left_out: Tensor) -> tuple[Tensor, dist.Work]:
+    def _send_parts(self, bucket: Bucket, left_out: Tensor) -> tuple[Tensor, list[dist.Work]]:
         group = present(bucket.group)
         if not bucket.counted:
             bucket.gradients.zero_()
@@ -100,17 +101,31 @@ class CompressedReduction:
         messages = torch.stack([quantise(part, self._bits, self._generator) for part in parts])
         for part, message in zip(parts, messages, strict=True):
             part.sub_(dequantise(message, (len(part), ROW), self._bits))
-        received = torch.empty_like(messages)
-        return received, present(dist.all_to_all_single(received, messages, group=group, async_op=True))
+        return _exchange(messages, group)
 
     def _spread(self, bucket: Bucket, errors: _Errors, total: Tensor) -> None:
         group, rows = present(bucket.group), (len(total), ROW)
         message = quantise(total, self._bits, self._generator)
         errors.owned = (total - dequantise(message, rows, self._bits)).flatten()
-        gathered = message.new_empty(group.size() * len(message))
-        all_gather(gathered, message, group)
-        whole = [dequantise(one, rows, self._bits) for one in gathered.view(group.size(), -1)]
+        gathered, works = _exchange(message.expand(group.size(), -1), group)
+        for work in works:
+            work.wait()
+        whole = [dequantise(one, rows, self._bits) for one in gathered]
         bucket.gradients.copy_(torch.cat(whole).flatten())
+
+
+def _exchange(messages: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, list[dist.Work]]:
+    """Start to send message i (of `messages`, one a rank) to rank i of the group; what comes from each, and the work.
+
+    Not torch's all-to-all: gloo's tells its peers that it can receive only behind what it sends, so they wait for that.
+    """
+    received, own = torch.empty_like(messages, memory_format=torch.contiguous_format), dist.get_rank(group)
+    received[own] = messages[own]
+    others = [rank for rank in range(group.size()) if rank != own]
+    peers = {rank: dist.get_global_rank(group, rank) for rank in others}
+    operations = [dist.P2POp(dist.irecv, received[rank], peers[rank], group) for rank in others]
+    operations += [dist.P2POp(dist.isend, messages[rank].contiguous(), peers[rank], group) for rank in others]
+    return received, dist.batch_isend_irecv(operations) if operations else []
 
 
 def _part(bucket: Bucket) -> int:

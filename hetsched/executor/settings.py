@@ -78,7 +78,7 @@ class StepReport:
     """One training step of one rank.
 
     loss: mean over the tokens of the global batch, the same on every rank. iteration_s: from the end of the last step
-    on all ranks to the end of this one. Of that, schedule_s is forward and backward passes with their waits,
+    to the end of this one on this rank. Of that, schedule_s is forward and backward passes with their waits,
     of which wait_s went by waiting for messages (host time; on CUDA the waits happen on the device and are not seen),
     all_reduce_s the gradient all-reduces that the passes did not hide, optimizer_s the weight update.
 
@@ -102,7 +102,8 @@ class StepReport:
 class RunReport:
     """What a run measured: one loss a step; times in s; `ranks` holds every rank's steps, `devices` whose they are.
 
-    mean_iteration_s leaves the first iteration out (connections and caches warm up in it) where there is a second.
+    iteration_s: the longest of any rank; ranks do not wait for one another between steps. mean_iteration_s: the slowest
+    rank's mean, without the first iteration (connections and caches warm up in it) where there is a second.
     """
 
     losses: tuple[float, ...]

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -76,8 +76,8 @@ def train(
 ) -> None:
     """Train this rank's part of the plan; the default process group is there, with a rank for each device.
 
-    report: is given every step as it ends. gradients_to: a folder for this rank's gradients of the first and the last
-    step, as `rank-R-step-S.pt`, for `check`.
+    report: is given every step when its loss is known, while the next one goes on. gradients_to: a folder for this
+    rank's gradients of the first and the last step, as `rank-R-step-S.pt`, for `check`.
     """
     rank = dist.get_rank()
     seat = seats(plan)[rank]
@@ -110,8 +110,8 @@ def train(
 
         done = load_checkpoint(settings.resume_from, plan, buckets, optimizer)
     worker = StageWorker(plan, seat, model, ByteText(settings.text), groups, settings)
-    _world_loss(torch.zeros((), dtype=torch.float64, device=target.device))  # a barrier before the first step
-    clock = _Clock(target)
+    dist.all_reduce(torch.zeros((), device=target.device))  # a barrier before the first step
+    clock, losses = _Clock(target), _Losses(report)
     for step in range(done, done + settings.steps):
         waited_s, sent_bytes = worker.waited_s, worker.sent_bytes
         loss = worker.run_step(step)
@@ -123,11 +123,11 @@ def train(
             save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")
         optimizer.step()
         optimizer_s = clock.lap()
-        world_loss = _world_loss(loss)  # also the barrier that ends the step
-        report(
+        losses.add(
+            loss,
             StepReport(
                 step=step,
-                loss=world_loss,
+                loss=0.0,
                 iteration_s=clock.iteration(),
                 schedule_s=schedule_s,
                 wait_s=worker.waited_s - waited_s,
@@ -136,7 +136,7 @@ def train(
                 activation_bytes=worker.sent_bytes[0] - sent_bytes[0],
                 activation_grad_bytes=worker.sent_bytes[1] - sent_bytes[1],
                 grad_bytes=grad_bytes,
-            )
+            ),
         )
         ended = step + 1 == done + settings.steps
         if settings.checkpoint_to is not None and (ended or (step + 1) % (settings.checkpoint_every or step + 2) == 0):
@@ -144,6 +144,7 @@ def train(
 
             save_checkpoint(settings.checkpoint_to, plan, buckets, optimizer, step + 1)
             clock.iteration()
+    losses.finish()
     if settings.checkpoint_to is not None and settings.save_weights is not None and rank == 0:
         from hetsched.executor.weights import write_weights
 
@@ -165,13 +166,32 @@ def save_gradients(buckets: tuple[Bucket, ...], path: Path) -> None:
     os.replace(half, path)
 
 
-def _world_loss(share: Tensor) -> float:
-    dist.all_reduce(share)
-    return float(share.item())
+class _Losses:
+    """Adds up each step's loss over all ranks while the next step goes on, and then reports it.
+
+    A sum that everyone waits for would cost every step some round trips between the farthest ranks.
+    """
+
+    def __init__(self, report: Callable[[StepReport], None]) -> None:
+        self._report = report
+        self._under_way: tuple[Tensor, dist.Work, StepReport] | None = None
+
+    def add(self, share: Tensor, step: StepReport) -> None:
+        """Start to add up this rank's share of a step's loss; the step before is reported."""
+        self.finish()
+        self._under_way = share, present(dist.all_reduce(share, async_op=True)), step
+
+    def finish(self) -> None:
+        """Report what is under way."""
+        if self._under_way is not None:
+            total, work, step = self._under_way
+            work.wait()
+            self._under_way = None
+            self._report(replace(step, loss=float(total.item())))
 
 
 class _Clock:
-    """Times the parts of a step, and steps from barrier to barrier."""
+    """Times the parts of a step, and steps from one's end to the next's."""
 
     def __init__(self, target: Target) -> None:
         self._target = target

@@ -39,12 +39,12 @@ def forget_the_tied_embedding() -> None:
     train.all_reduce = without_tied  # type: ignore[attr-defined]
 
 
-def die_in_the_second_step() -> None:
+def die_in_the_third_step() -> None:
     """Rank 2 is killed as the system out of memory would."""
     right = StageWorker.run_step
 
     def run_step(self: Any, step: int) -> Tensor:
-        if step == 1 and os.environ["RANK"] == "2":
+        if step == 2 and os.environ["RANK"] == "2":
             os.kill(os.getpid(), signal.SIGKILL)
         return right(self, step)
 
@@ -84,7 +84,7 @@ FAULTS = {
     "tied": forget_the_tied_embedding,
     "rows": reduce_the_first_rows_with_whoever_has_them,
     "die_saving": die_in_the_second_checkpoint,
-    "die": die_in_the_second_step,
+    "die": die_in_the_third_step,
 }
 
 if __name__ == "__main__":
