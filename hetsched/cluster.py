@@ -84,13 +84,17 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One machine; its price is for the whole machine, its egress price for each GB (1e9) that leaves its region."""
+    """One machine; its price is for the whole machine, its egress price for each GB (1e9) that leaves its region.
+
+    offered: whether it is there only where it is rented.
+    """
 
     name: str
     region: str
     gpus: tuple[Gpu, ...]
     usd_per_hour: float | None = None
     egress_usd_per_gb: float = 0.0
+    offered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

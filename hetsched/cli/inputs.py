@@ -22,14 +22,19 @@ def sha256_of(path: Path) -> str:
         raise HetschedError(f"cluster file {path} can't be read: {error.strerror}") from None
 
 
-def reference_to(cluster: Cluster, path: Path, plan_path: Path | None) -> ClusterReference:
-    """What a plan file says of its cluster; the path is relative to the plan's folder where they share one."""
+def reference_to(cluster: Cluster, path: Path, plan_path: Path | None, offers: Path | None = None) -> ClusterReference:
+    """What a plan file says of its cluster; paths are relative to the plan's folder where they share one."""
+    more = "" if offers is None else _seen_from(offers, plan_path)
+    return ClusterReference(cluster.name, _seen_from(path, plan_path), sha256_of(path), more)
+
+
+def _seen_from(path: Path, plan_path: Path | None) -> str:
     shown = str(path)
     if plan_path is not None:
         folder, target = plan_path.resolve().parent, path.resolve()
         shared = len(Path(os.path.commonpath([folder, target])).parts) > 1
         shown = os.path.relpath(target, folder) if shared else str(target)
-    return ClusterReference(cluster.name, Path(shown).as_posix(), sha256_of(path))
+    return Path(shown).as_posix()
 
 
 def cluster_of(plan: AnyPlan, plan_path: Path, given: Path | None) -> Cluster:
@@ -45,18 +50,24 @@ def cluster_of(plan: AnyPlan, plan_path: Path, given: Path | None) -> Cluster:
             f"{plan_path.name} does not say which cluster it is for",
             hint='give --cluster FILE, or put "cluster": {"path": "..."} in the plan',
         )
-    places = list(dict.fromkeys((plan_path.parent / reference.path, Path(reference.path))))
-    found = next((place for place in places if _is_file(place)), None)
-    if found is None:
-        sought = " or ".join(repr(str(place)) for place in places)
-        raise HetschedError(f"{plan_path.name}: its cluster is not at {sought}", hint="give --cluster FILE")
+    found = _found(reference.path, plan_path)
     if reference.sha256 and reference.sha256 != sha256_of(found):
         warnings.warn(
             f"{found} has changed since {plan_path.name} was made; prices are for the file as it is now",
             HetschedWarning,
             stacklevel=2,
         )
-    return read_cluster(found)
+    return read_cluster(found, _found(reference.offers, plan_path) if reference.offers else None)
+
+
+def _found(name: str, plan_path: Path) -> Path:
+    """The file that a plan names: beside the plan, or from here."""
+    places = list(dict.fromkeys((plan_path.parent / name, Path(name))))
+    found = next((place for place in places if _is_file(place)), None)
+    if found is None:
+        sought = " or ".join(repr(str(place)) for place in places)
+        raise HetschedError(f"{plan_path.name}: its cluster is not at {sought}", hint="give --cluster FILE")
+    return found
 
 
 def pricing_of(plan: AnyPlan, plan_path: Path, name: str | None, memory_fraction: float | None) -> tuple[str, float]:

@@ -19,7 +19,7 @@ BITS = click.Choice(["16", "8", "4"])
 
 
 @click.command("plan-serve", short_help="Search for a serving plan.")
-@click.argument("cluster_path", metavar="CLUSTER", type=click.Path(path_type=Path))
+@click.argument("cluster_path", metavar="[CLUSTER]", required=False, type=click.Path(path_type=Path))
 @click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN", help="Write the plan there, as JSON.")
 @click.option(
@@ -27,7 +27,7 @@ BITS = click.Choice(["16", "8", "4"])
     type=click.Choice(["auto", "colocated", "disaggregated"]),
     default="auto",
     show_default=True,
-    help="Whether replicas do prefill and decode; auto is colocated, as yet.",
+    help="Whether replicas prefill and decode, or each does one of both; auto: what simulates best.",
 )
 @load_options
 @click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations.")
@@ -44,11 +44,12 @@ BITS = click.Choice(["16", "8", "4"])
     help="The highest rate within the limits; most requests within them, or least money, at --rate.",
 )
 @click.option("--budget-usd-per-hour", type=Positive(), metavar="USD", help="Nodes in use may cost at most so much.")
+@click.option("--offers", type=click.Path(path_type=Path), metavar="FILE", help="What may be rented, besides CLUSTER.")
 @memory_fraction_option(MEMORY_FRACTION, "The share of a GPU's memory a plan may use.")
 @serving_search_options
 @output_options
 def plan_serve(
-    cluster_path: Path,
+    cluster_path: Path | None,
     model: str,
     output: Path | None,
     mode: str,
@@ -58,6 +59,7 @@ def plan_serve(
     chunked_prefill: int | None,
     objective: str,
     budget_usd_per_hour: float | None,
+    offers: Path | None,
     memory_fraction: float,
     solver: str,
     seed: int,
@@ -68,6 +70,9 @@ def plan_serve(
     **load: Any,
 ) -> None:
     """Search for the best way to serve model M on the GPUs of CLUSTER, a YAML file.
+
+    With --offers some of them are to be rented: FILE is a cluster file with `offers`, nodes with a price each of which
+    is `available` so many times. What to rent is decided with the plan, never over the budget.
 
     Decides which GPUs make which replicas, how each is split, and which share of the requests it gets. Prints which
     GPUs serve what, how many requests keep the limits, what limits the plan, and the gain over equal replicas on each
@@ -81,8 +86,11 @@ def plan_serve(
           --isl 512 --osl 64 --slo-scale 5
       hetsched plan-serve cluster_specs/a100-l4-t4-24.yaml --dtype fp16 \\
           --model llama-2-70b --trace azure-2023-conv -o plan.json
+      hetsched plan-serve --offers cluster_specs/offers-gcp.yaml \\
+          --model llama-2-13b --rate 5 --slo-ttft-ms 1000 --objective cost
     """
-    from hetsched.budget import require_prices
+    from functools import partial
+
     from hetsched.catalog import find_gpu
     from hetsched.cli.inputs import reference_to
     from hetsched.cli.output import ProgressLine, check_writable, heading, say, say_json
@@ -94,39 +102,43 @@ def plan_serve(
     from hetsched.report.serving_gain import serving_gain
     from hetsched.report.serving_table import serving_table
     from hetsched.serving.finish import finished_serving_plan
-    from hetsched.serving.search import plan_serving
+    from hetsched.serving.renting import planned
+    from hetsched.serving.search import USUAL, plan_serving
     from hetsched.serving_problem import ServingProblem
     from hetsched.solvers.serving import SERVING_SOLVERS
     from hetsched.workload import ServingLoad
 
-    if mode == "disaggregated":
-        raise HetschedError("this version plans no disaggregated serving", hint="use --mode colocated")
+    if solver != "auto" and mode == ("colocated" if SERVING_SOLVERS[solver].apart else "disaggregated"):
+        raise HetschedError(
+            f"--solver {solver} makes no {mode} plans", hint=f"--mode auto, or one of: {', '.join(USUAL[mode])}"
+        )
+    if offers is not None and budget_usd_per_hour is None and objective != "cost":
+        raise HetschedError("--offers: how much may be spent?", hint="--budget-usd-per-hour, or --objective cost")
+    cluster_path, offers = _inputs(cluster_path, offers)
     if output is not None:
-        check_writable(output, cluster_path, Path(model))
-    cluster, spec = read_cluster(cluster_path), read_model(model)
-    if objective == "cost" or budget_usd_per_hour is not None:
-        require_prices(cluster, "--objective cost" if objective == "cost" else "--budget-usd-per-hour")
+        check_writable(output, cluster_path, Path(model), *([] if offers is None else [offers]))
+    cluster, spec = read_cluster(cluster_path, offers), read_model(model)
     wanted = load_of(load, ServingLoad(dtype=dtype))
     options = ServingOptions(int(weight_bits), int(kv_bits), chunked_prefill or 0)
     requests = requests_of(wanted, spec, Path(), Drawing(seed=seed))
-    problem = ServingProblem(cluster, spec, wanted, requests, options, objective, budget_usd_per_hour)
+    problem = ServingProblem(cluster, spec, wanted, requests, options, objective, budget_usd_per_hour, mode=mode)
     reference = None
     if wanted.slo.scale is not None:
         reference = reference_replica(find_gpu(REFERENCE_GPU, "SLO scale"), spec, problem.precision)
     with ProgressLine(solver, quiet, "steps") as line:
-        result = plan_serving(
-            problem,
-            SERVING_SOLVERS[solver],
-            memory_fraction,
-            reference,
+        plan_one = partial(
+            plan_serving,
+            solver=None if solver == "auto" else SERVING_SOLVERS[solver],
+            memory_fraction=memory_fraction,
+            reference=reference,
             seed=seed,
             max_steps=max_steps,
             max_seconds=max_seconds,
             watch=line.part,
         )
-    plan = finished_serving_plan(
-        problem, result, reference, memory_fraction, reference_to(cluster, cluster_path, output)
-    )
+        result = planned(problem, plan_one, memory_fraction, reference, seed=seed)
+    named = reference_to(cluster, cluster_path, output, offers)
+    plan = finished_serving_plan(problem, result, reference, memory_fraction, named)
     if output is not None:
         write_plan(plan, output)
     if as_json:
@@ -136,3 +148,12 @@ def plan_serve(
         say(serving_gain(plan, emphasise=heading))
         if output is not None:
             say(f"\nwritten to {output}")
+
+
+def _inputs(cluster_path: Path | None, offers: Path | None) -> tuple[Path, Path | None]:
+    """The cluster's file and that of offers besides; offers alone are a cluster."""
+    if cluster_path is not None:
+        return cluster_path, offers
+    if offers is None:
+        raise click.UsageError("Missing argument 'CLUSTER', or the option '--offers'.")
+    return offers, None

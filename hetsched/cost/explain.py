@@ -197,7 +197,7 @@ def _ring(iteration: Iteration, number: int) -> RingAccount:
     size, members = gradient_bytes(plan, group), placement.members(ring)
     crowd = [sum(other.node == team.node for other in members) for team in members]
     steps = [
-        step_s(cluster, a, b, size / len(members), placement.gradient_lanes, count)
+        step_s(cluster, a, b, size / len(members), placement.gradient_lanes[number], count)
         for a, b, count in zip(members, [*members[1:], members[0]], crowd, strict=True)
     ]
     worst = steps.index(max(steps))

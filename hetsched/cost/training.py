@@ -87,8 +87,8 @@ def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:
     """One iteration of the plan, played; HetschedError where a device is not in the cluster."""
     placement = place(cluster, plan)
     reductions = [
-        all_reduce_s(cluster, placement.members(ring), gradient_bytes(plan, group), placement.gradient_lanes)
-        for group, ring in zip(placement.groups, placement.rings, strict=True)
+        all_reduce_s(cluster, placement.members(ring), gradient_bytes(plan, group), lanes)
+        for group, ring, lanes in zip(placement.groups, placement.rings, placement.gradient_lanes, strict=True)
     ]
     hops = [placement.hops(p) for p in range(len(plan.pipelines))]
     return play_parts(placement, with_gathers(placement, placement.works()), hops, reductions)
@@ -141,9 +141,9 @@ def gathers_s(placement: Placement) -> list[list[float]]:
     gather_s = [[0.0] * len(line) for line in placement.teams]
     if plan.options.zero != GATHERED_WEIGHTS:
         return gather_s
-    for group, ring in zip(placement.groups, placement.rings, strict=True):
+    for group, ring, lanes in zip(placement.groups, placement.rings, placement.gradient_lanes, strict=True):
         size = float(group.parameters * plan.workload.dtype_bytes)
-        seconds = all_reduce_s(placement.cluster, placement.members(ring), size, placement.gradient_lanes) / 2
+        seconds = all_reduce_s(placement.cluster, placement.members(ring), size, lanes) / 2
         for p, s in group.members:
             gather_s[p][s] += seconds
     return gather_s

@@ -1,7 +1,7 @@
 """What plans of every kind are made of: stages on devices, the cluster they are for, and the checks of both."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -37,11 +37,16 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class ClusterReference:
-    """The cluster file a plan was made for."""
+    """The cluster file a plan was made for; offers: the file of what could be rented besides, where there was one."""
 
     name: str = ""
     path: str = ""
     sha256: str = ""
+    offers: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """Plain strings; no offers where there are none."""
+        return {key: value for key, value in asdict(self).items() if value or key != "offers"}
 
 
 class Staged(Protocol):
@@ -156,6 +161,6 @@ def read_cluster_reference(source: Fields) -> ClusterReference:
     if "cluster" not in source:
         return ClusterReference()
     cluster = source.child("cluster")
-    reference = ClusterReference(*(cluster.text(key, "") for key in ("name", "path", "sha256")))
+    reference = ClusterReference(*(cluster.text(key, "") for key in ("name", "path", "sha256", "offers")))
     cluster.finish()
     return reference

@@ -137,7 +137,7 @@ class ServingPlan:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "cluster": asdict(self.cluster),
+            "cluster": self.cluster.to_json(),
             "model": self.model.to_json(),
             "workload": load_json(self.workload),
             "options": asdict(self.options),

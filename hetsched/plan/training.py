@@ -141,7 +141,7 @@ class Plan:
         return {
             "format": FORMAT,
             "kind": self.kind,
-            "cluster": asdict(self.cluster),
+            "cluster": self.cluster.to_json(),
             "model": self.model.to_json(),
             "workload": asdict(self.workload),
             "options": options,

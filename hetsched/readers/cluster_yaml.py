@@ -24,31 +24,50 @@ MAX_NODES = 4096  # the network is held per pair of nodes: 2 x 128 MiB
 SINGLE_SHARE = 1 / 8  # of the half-precision peak, where a spelled-out GPU does not say: as on V100 and T4
 
 
-def read_cluster(path: Path) -> Cluster:
-    """The cluster in a YAML file.
+def read_cluster(path: Path, offers: Path | None = None) -> Cluster:
+    """The cluster in a YAML file. offers: a file whose nodes and offers are there besides, by its own network.
 
-    Raises HetschedError that names the file, the entry and the key for anything wrong, and for a pair of GPUs without
-    a bandwidth or latency; warns of unknown keys. What was assumed stands in the cluster's notes.
+    An entry under `offers` is a node that may be rented `available` times, and has a price: it becomes as many nodes,
+    `name-0` and so on. Raises HetschedError that names the file, the entry and the key for anything wrong, and for a
+    pair of GPUs without a bandwidth or latency; warns of unknown keys. What was assumed stands in the cluster's notes.
     """
+    reader = _NodeReader()
+    own = _cluster(path, reader, None)
+    return own if offers is None else _cluster(offers, reader, own)
+
+
+def _cluster(path: Path, reader: "_NodeReader", before: Cluster | None) -> Cluster:
+    """The cluster of the file's nodes, after those of `before`, which the reader has already."""
     source = Fields(load_yaml(read_text(path, "cluster file", MAX_YAML_BYTES), path.name), path.name)
     name, origin = source.text("name", path.stem), source.text("source", "")
-    reader = _NodeReader(path.name)
-    for entry in source.children("nodes"):
+    known = len(reader.nodes)
+    for entry in source.children("nodes", () if "offers" in source else None):
         reader.add(entry)
-    if not reader.nodes:
-        raise HetschedError(f"{path.name}: `nodes` is empty", hint="list at least one node with a name and a gpu")
+    for entry in source.children("offers", ()):
+        reader.add_offer(entry)
+    if len(reader.nodes) == known:
+        raise HetschedError(
+            f"{path.name}: `nodes` is empty", hint="list at least one node, or one of `offers`, with a name and a gpu"
+        )
     network = source.child("network") if "network" in source else Fields({}, source.at("network"))
     measured = _measured(source, path.parent)
-    built, notes = build_network(network, reader.nodes, reader.links, path.parent, measured.curves)
+    if before is None:
+        built, notes = build_network(network, reader.nodes, reader.links, path.parent, measured.curves)
+    else:
+        name, origin = f"{before.name} and {name}", "; ".join(text for text in (before.source, origin) if text)
+        measured = Measurements.merged((before.measured, measured))
+        built, notes = build_network(
+            network, reader.nodes, reader.links, path.parent, measured.curves, within=before.network
+        )
+        notes = (*before.notes, *notes)
     source.finish()
-    return Cluster(name, tuple(reader.nodes), built, origin, (*reader.notes, *notes), measured)
+    return Cluster(name, tuple(reader.nodes), built, origin, tuple(dict.fromkeys((*reader.notes, *notes))), measured)
 
 
 class _NodeReader:
-    """The entries under `nodes`, one after another."""
+    """The entries under `nodes` and `offers`, one after another."""
 
-    def __init__(self, where: str) -> None:
-        self.where = where
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.links: list[Answer] = []
         self.notes: list[str] = []
@@ -58,30 +77,41 @@ class _NodeReader:
 
     def add(self, entry: Fields) -> None:
         """One node; HetschedError where it is wrong."""
+        name = self._name(entry)
+        self._add(entry, name, [name])
+
+    def add_offer(self, entry: Fields) -> None:
+        """As many nodes as may be rented; HetschedError where the entry is wrong, or has no price."""
+        entry.number("usd_per_hour")
+        name = self._name(entry)
+        several = range(entry.integer("available", 1, maximum=MAX_NODES))
+        self._add(entry, name, [f"{name}-{n}" for n in several], offered=True)
+
+    def _name(self, entry: Fields) -> str:
         name = entry.text("name").strip()
         if "/" in name:
             raise HetschedError(f"{entry.at('name')} {name!r} has a `/`", hint="devices are named node/index")
-        if name in self._names:
-            raise HetschedError(
-                f"{entry.where}: {self._names[name]} is named {name!r} too", hint="give each its own name"
-            )
-        self._names[name] = entry.where.rpartition(": ")[2]
-        gpus = self._gpus_of(entry)
-        self.nodes.append(
-            Node(
-                name=name,
-                region=entry.text("region", name).strip().lower(),
-                gpus=gpus,
-                usd_per_hour=entry.number("usd_per_hour") if "usd_per_hour" in entry else None,
-                egress_usd_per_gb=entry.number("egress_usd_per_gb", 0.0),
-            )
-        )
-        self.links.append(_link(entry))
+        return name
+
+    def _add(self, entry: Fields, region: str, names: list[str], offered: bool = False) -> None:
+        """Equal nodes of these names, in a region of that name where the entry says none."""
+        gpus, link = self._gpus_of(entry), _link(entry)
+        region = entry.text("region", region).strip().lower()
+        price = entry.number("usd_per_hour") if "usd_per_hour" in entry else None
+        egress = entry.number("egress_usd_per_gb", 0.0)
         entry.finish()
-        self._devices += len(gpus)
+        for name in names:
+            if name in self._names:
+                raise HetschedError(
+                    f"{entry.where}: {self._names[name]} is named {name!r} too", hint="give each its own name"
+                )
+            self._names[name] = entry.where.rpartition(": ")[2]
+            self.nodes.append(Node(name, region, gpus, price, egress, offered))
+            self.links.append(link)
+        self._devices += len(gpus) * len(names)
         if self._devices > MAX_DEVICES or len(self.nodes) > MAX_NODES:
             raise HetschedError(
-                f"{self.where}: more than {MAX_DEVICES} GPUs or {MAX_NODES} nodes at {name!r}",
+                f"{entry.where}: more than {MAX_DEVICES} GPUs or {MAX_NODES} nodes at {names[0]!r}",
                 hint="plan a part of the cluster, or give nodes of more GPUs",
             )
 

@@ -41,13 +41,19 @@ def build_network(
     links: Sequence[Answer],
     folder: Path,
     curves: BandwidthCurves,
+    within: Network | None = None,
 ) -> tuple[Network, tuple[str, ...]]:
     """The network of `nodes`, and notes on what was assumed.
 
-    source: the file's `network`; links: each node's own `link`; folder: what matrix paths are relative to. Raises
-    HetschedError that names the place, or the pair of GPUs without an answer.
+    source: the file's `network`; links: each node's own `link`; folder: what matrix paths are relative to;
+    within: the network of the first of the nodes among themselves, where that is known. Raises HetschedError that names
+    the place, or the pair of GPUs without an answer.
     """
     inventory = Inventory.of(nodes)
+    known = 0 if within is None else len(within.bandwidth_bytes_per_s)
+    if within is not None:
+        inside = within.bandwidth_bytes_per_s.diagonal().tolist(), within.latency_s.diagonal().tolist()
+        links = [*zip(*inside, strict=True), *links[known:]]
     answers = _region_tables(source, inventory)
     _node_table(source, inventory, answers)
     notes = _inside_nodes(source, inventory, links, answers, curves)
@@ -57,6 +63,10 @@ def build_network(
     source.finish()
     _apply_curves(curves, inventory, answers)
     per_device = _per_device(inventory, answers)
+    if within is not None:
+        answers.bandwidth[:known, :known] = within.bandwidth_bytes_per_s
+        answers.latency[:known, :known] = within.latency_s
+        per_device |= within.per_device
     _alone(inventory, answers)
     _check_complete(source.where, inventory, answers, per_device)
     return Network(answers.bandwidth, answers.latency, per_device), notes

@@ -128,10 +128,13 @@ def _flow(rows: Sequence[Row]) -> str:
 
 
 def places(plan: AnyPlan, cluster: Cluster, regional: bool) -> str:
-    """Which GPUs each place has, and how many of them the plan uses; alike places on one line."""
+    """Which GPUs each place has, and how many of them the plan uses; alike places on one line. Not what is unrented."""
     used = {name for pipeline in plan.pipelines for name in pipeline.devices}
+    nodes = {cluster.device(name).node for name in used}
     counts: dict[str, dict[str, list[int]]] = {}
     for device in cluster.devices:
+        if cluster.node(device.node).offered and device.node not in nodes:
+            continue
         place = cluster.node(device.node).region if regional else device.node
         count = counts.setdefault(place, {}).setdefault(device.gpu.kind, [0, 0])
         count[0] += device.name in used
@@ -146,6 +149,13 @@ def places(plan: AnyPlan, cluster: Cluster, regional: bool) -> str:
     if len(lines) > SHOWN_PLACES:
         lines = [*lines[:SHOWN_PLACES], f"  and {len(lines) - SHOWN_PLACES} more kinds of places"]
     return "\n".join(lines)
+
+
+def gpus_used(plan: AnyPlan, cluster: Cluster) -> str:
+    """`12 of 16 GPUs`, or `4 GPUs of 72 on offer`."""
+    used = sum(len(pipeline.devices) for pipeline in plan.pipelines)
+    offered = any(node.offered for node in cluster.nodes)
+    return f"{used} GPUs of {len(cluster.devices)} on offer" if offered else f"{used} of {len(cluster.devices)} GPUs"
 
 
 def _shortened(names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from hetsched.cluster import Cluster
 from hetsched.cost.serving.plan_cost import arriving_shares
 from hetsched.plan import ServingPipeline, ServingPlan
-from hetsched.report.placement import names_regions, places, stage_place
+from hetsched.report.placement import gpus_used, names_regions, places, stage_place
 from hetsched.report.text import WIDTH, bullet, columns, joined_ranges, large, seconds
 from hetsched.units import SECONDS_PER_MS
 from hetsched.workload import ServingLoad, Slo
@@ -34,12 +34,11 @@ def serving_table(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str]
 
 def _headline(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str], str]) -> str:
     predicted = plan.predicted
-    used = sum(len(pipeline.devices) for pipeline in plan.pipelines)
     title = f"{plan.model.name} on {cluster.name}: {large(predicted['requests_per_s'])} requests/s"
     lines = [
         emphasise(title),
         f"  {', '.join(figures(predicted))}",
-        f"  {used} of {len(cluster.devices)} GPUs, {replicas(plan)}",
+        f"  {gpus_used(plan, cluster)}, {replicas(plan)}",
         bullet(load_line(plan.workload), "  "),
     ]
     capacity = predicted.get("capacity_requests_per_s")

@@ -18,7 +18,8 @@ from hetsched.solvers.serving.workshop import Draft, Replica
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
-UNTIL = 0.8  # of the requests
+SINCE, UNTIL = 0.3, 0.8  # of the requests: between the two a plan is full, before it fills, after it runs dry
+MOST_AT_ONCE = 16  # times the usual number of requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 SETTINGS = Settings()
 
@@ -128,8 +129,9 @@ class Judge:
     def _requests(self, draft: Draft, rate_per_s: float | None) -> Requests:
         requests = self.problem.requests
         if rate_per_s is None:
-            count = max(self.count, ROUNDS_AT_ONCE * sum(pipeline.max_batch for pipeline in draft.plan.pipelines))
-            return requests.drawn(min(count, 10 * self.count), None, np.random.default_rng(self.seed))
+            at_once = sum(pipeline.max_batch for pipeline in draft.plan.pipelines if pipeline.role != "prefill")
+            count = min(max(self.count, ROUNDS_AT_ONCE * at_once), MOST_AT_ONCE * self.count)
+            return requests.drawn(count, None, np.random.default_rng(self.seed))
         count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:
             return requests.first(count).at_rate(rate_per_s)
@@ -154,18 +156,21 @@ class Judge:
 
 
 def saturated_per_s(run: ServingRun) -> float:
-    """Requests a second while all replicas have enough to do: until UNTIL of them are done, when the first run dry."""
+    """Requests a second while all replicas have enough to do: from when SINCE of them are done until UNTIL are."""
     done = np.sort(run.finish_s[np.isfinite(run.finish_s)])
-    if not done.size:
-        return 0.0
-    counted = max(1, int(UNTIL * done.size))
-    return float(counted / max(done[counted - 1], 1e-9))
+    if done.size < 2:
+        return 1.0 / max(float(done[0]), 1e-9) if done.size else 0.0
+    first, last = int(SINCE * (done.size - 1)), max(1, int(UNTIL * (done.size - 1)))
+    return float((last - first) / max(done[last] - done[first], 1e-9))
 
 
 def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:
-    """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps."""
-    slo = judge.problem.load.slo
-    movable = best.keeps and bool(slo.limits) and len(best.draft.plan.routes) > 1
+    """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps.
+
+    Plans that hand requests on keep the shares of their flow.
+    """
+    slo, plan = judge.problem.load.slo, best.draft.plan
+    movable = best.keeps and bool(slo.limits) and len(plan.routes) > 1 and not plan.disaggregated
     for _ in range(rounds if movable else 0):
         run = judge.play(best.draft, best.rate_per_s * 1.05) if judge.problem.objective == "throughput" else best.run
         met = run.meets(slo, judge.reference)

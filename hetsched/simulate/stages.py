@@ -110,7 +110,7 @@ class Run:
         """One more member of a gradient group has nothing else to do; the last one starts the all-reduce."""
         self._ready[number] += 1
         if self._ready[number] == len(self.placement.groups[number].members):
-            self.wiring.gradients.send(self.wiring.rings[number], self._reduced, (number, self.clock.now))
+            self.wiring.reducing[number].send(self.wiring.rings[number], self._reduced, (number, self.clock.now))
 
     def _reduced(self, reduction: tuple[int, float]) -> None:
         (number, start), now = reduction, self.clock.now

@@ -10,9 +10,9 @@ What the cost model works out for a fixed share of each network, all that could 
 here at the share that is free at the time. The model claims to be exact where no network of a node ever carries more
 than one transfer at once: there both agree to rounding (`Simulation.exact`). Where several of one kind share (the
 activations of several pipelines, say) the model's share is the least there can be, and the simulated iteration is not
-longer. But the model keeps three kinds of traffic apart: activations, their gradients, and gradients of weights (with
-ZeRO 3's weights). Where two kinds meet in one network the simulated iteration may be longer; `kinds_apart` keeps them
-apart here too.
+longer. But the model keeps four kinds of traffic apart: activations, their gradients, gradients of weights (with ZeRO
+3's weights), and those of a tied embedding, which come last. Where two kinds meet in one network the simulated
+iteration may be longer; `kinds_apart` keeps them apart here too.
 """
 
 from collections.abc import Callable
@@ -109,11 +109,11 @@ def _each_alone(placement: Placement) -> bool:
     teams = placement.teams
     pairs = [(a, b) for line in teams for a, b in pairwise(line)]
     rings = [placement.members(ring) for ring in placement.rings]
-    around = [(a, b) for ring in rings for a, b in zip(ring, [*ring[1:], ring[0]], strict=True)]
+    around = [list(zip(ring, [*ring[1:], ring[0]], strict=True)) for ring in rings]
     kinds = [
         (placement.forward_lanes, pairs, placement.in_parts),
         (placement.backward_lanes, [(b, a) for a, b in pairs], placement.in_parts),
-        (placement.gradient_lanes, around, True),
+        *((lanes, hops, True) for lanes, hops in zip(placement.gradient_lanes, around, strict=True)),
     ]
     return all(
         lanes.out[a.node] == lanes.into[b.node] == flows(a, b, in_parts)

@@ -22,26 +22,30 @@ class Wire:
 class Wiring:
     """All channels of a placement, on one network, or one for each kind of traffic.
 
-    forward, backward: [pipeline][s], between stages s and s + 1; rings: one a gradient group; gathers: by seat, the
-    channel of each of its groups.
+    forward, backward: [pipeline][s], between stages s and s + 1; rings: one a gradient group, and reducing: the network
+    of each; gathers: by seat, the channel of each of its groups.
     """
 
     def __init__(self, placement: Placement, clock: Clock, kinds_apart: bool) -> None:
         self._placement = placement
-        networks = [SharedNetwork(clock) for _ in range(3)] if kinds_apart else [SharedNetwork(clock)] * 3
-        self.gradients = networks[2]
+        networks = [SharedNetwork(clock) for _ in range(4)] if kinds_apart else [SharedNetwork(clock)] * 4
+        self.gradients, tied = networks[2], networks[3]
         there, back = hop_bytes(placement.plan)
         lines = placement.teams
         self.forward = [[self._wire(a, b, there, networks[0]) for a, b in pairwise(line)] for line in lines]
         self.backward = [[self._wire(b, a, back, networks[1]) for a, b in pairwise(line)] for line in lines]
         self.rings = [self._ring(number) for number in range(len(placement.groups))]
+        gathers = placement.plan.options.zero == GATHERED_WEIGHTS
+        self.reducing = [tied if group.layers is None and not gathers else self.gradients for group in placement.groups]
         self.gathers: dict[Seat, list[tuple[int, Channel]]] = {}
-        if placement.plan.options.zero == GATHERED_WEIGHTS:
+        if gathers:
             self._wire_gathers()
         known: dict[SharedNetwork, list[Channel]] = {network: [] for network in networks}
         for wire in (wire for wires in (self.forward, self.backward) for line in wires for wire in line):
             known[wire.network].append(wire.channel)
-        known[self.gradients] += [*self.rings, *(c for gathers in self.gathers.values() for _, c in gathers)]
+        for ring, network in zip(self.rings, self.reducing, strict=True):
+            known[network].append(ring)
+        known[self.gradients] += [channel for channels in self.gathers.values() for _, channel in channels]
         for network, channels in known.items():
             network.know(channels)
         self._channels = [channel for channels in known.values() for channel in channels]

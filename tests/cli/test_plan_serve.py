@@ -21,6 +21,7 @@ network:
   inside_region: {bandwidth_gbps: 10, latency_ms: 0.5}
   between_regions: [{a: x, b: y, bandwidth_gbps: 2, latency_ms: 8}]
 """
+KINDS = ("colocated", "disaggregated", "mixed")
 WORDS = ("--isl", 300, "--osl", 40, "--max-steps", 25)
 
 
@@ -47,7 +48,8 @@ def test_a_plan_keeps_its_limits_and_is_read_again(cli: Cli, small: Path, tmp_pa
     plan = json.loads(out.read_text(encoding="utf-8"))
     predicted = plan["predicted"]
     assert predicted["slo_attainment"] >= 0.98  # both limits together; each holds for 99 %
-    assert sum(route["share"] for route in plan["routes"]) == pytest.approx(1.0)
+    arriving = [route["share"] for route in plan["routes"] if route["source"] is None]
+    assert sum(arriving) == pytest.approx(1.0)
     assert all(pipeline["max_batch"] >= 1 for pipeline in plan["pipelines"])
     assert plan["workload"]["rate_per_s"] >= predicted["baselines"]["uniform"]["requests_per_s"] * 0.98
     evaluated = json.loads(cli("evaluate", out, "--json").stdout)
@@ -84,6 +86,82 @@ def test_most_requests_within_limits_at_a_rate(cli: Cli, small: Path) -> None:
     assert plan["predicted"]["slo_attainment"] >= rival["slo_attainment"]
 
 
+OFFERS = """
+name: rented
+offers:
+  - {name: l4, region: z, gpu: L4-24GB, usd_per_hour: 0.7, available: 3}
+  - {name: pair, region: z, gpu: T4-16GB, count: 2, usd_per_hour: 0.9, available: 2}
+network:
+  inside_region: {bandwidth_gbps: 10, latency_ms: 0.5}
+"""
+TO_OWN = """  between_regions:
+    - {a: z, b: x, bandwidth_gbps: 1, latency_ms: 20}
+    - {a: z, b: y, bandwidth_gbps: 1, latency_ms: 20}
+"""
+
+
+def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> None:
+    """The plan names the offers as its cluster, and other commands read them."""
+    offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
+    offers.write_text(OFFERS, encoding="utf-8")
+    words = ("--offers", offers, "--model", "llama-3.1-8b", "--budget-usd-per-hour", 2.3, "-o", out, *WORDS)
+    assert "GPUs of 7 on offer" in cli("plan-serve", *words).stdout
+    plan = json.loads(out.read_text(encoding="utf-8"))
+    assert plan["predicted"]["usd_per_hour"] <= 2.3
+    assert plan["cluster"]["path"] == "offers.yaml"
+    assert plan["predicted"]["requests_per_s"] >= plan["predicted"]["baselines"]["uniform"]["requests_per_s"]
+    assert json.loads(cli("evaluate", out, "--json").stdout)["violations"] == []
+
+
+def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None:
+    """Two paid L4s take the rate with one more that is rented, and no dearer GPU is touched."""
+    offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
+    offers.write_text(OFFERS + TO_OWN, encoding="utf-8")
+    small.write_text(
+        small.read_text(encoding="utf-8").replace("usd_per_hour: 1.4", "usd_per_hour: 0"), encoding="utf-8"
+    )
+    words = ("--model", "llama-3.1-8b", "--offers", offers, *WORDS)
+    cheap = json.loads(
+        cli(
+            "plan-serve",
+            small,
+            *words,
+            *("--objective", "cost", "--rate", 0.5, "--slo-ttft-ms", 3000),
+            *("-o", out, "--json"),
+        ).stdout
+    )
+    assert cheap["predicted"]["usd_per_hour"] == 0
+    assert cheap["cluster"]["offers"] == "offers.yaml"
+    assert json.loads(cli("evaluate", out, "--json").stdout)["usd_per_hour"] == 0
+    most = json.loads(cli("plan-serve", small, *words, "--budget-usd-per-hour", 0.75, "--json").stdout)
+    nodes = {device["node"] for device in most["devices"].values()}
+    assert "b" in nodes
+    assert nodes - {"b"}
+    assert not {"a", "c"} <= nodes
+    assert most["predicted"]["usd_per_hour"] <= 0.75
+
+
+def test_disaggregated_plans_pass_kv_on_and_auto_is_at_least_as_good(cli: Cli, small: Path) -> None:
+    """Prefill pipelines hand all of their requests on; auto simulates both modes alike and says why one wins."""
+    apart = planned(cli, small, "--mode", "disaggregated", "--max-steps", 60)
+    roles = {pipeline["name"]: pipeline["role"] for pipeline in apart["pipelines"]}
+    assert set(roles.values()) == {"prefill", "decode"}
+    for name, role in roles.items():
+        if role == "prefill":
+            assert sum(r["share"] for r in apart["routes"] if r["source"] == name) == pytest.approx(1.0)
+    together = planned(cli, small, "--mode", "colocated")
+    assert {pipeline["role"] for pipeline in together["pipelines"]} == {"both"}
+    auto = planned(cli, small)
+    rates = {
+        name: found["requests_per_s"] for name, found in auto["predicted"]["modes"].items() if name in KINDS and found
+    }
+    assert auto["predicted"]["requests_per_s"] == pytest.approx(max(rates.values()))
+    assert {"colocated", "disaggregated"} <= rates.keys()
+    assert any("wins" in line for line in auto["predicted"]["modes"]["why"])
+    for name in ("uniform", "distserve"):
+        assert auto["predicted"]["requests_per_s"] >= auto["predicted"]["baselines"][name]["requests_per_s"]
+
+
 def test_one_long_chain(cli: Cli, small: Path) -> None:
     plan = planned(cli, small, "--solver", "pipeline-dp")
     assert plan["provenance"]["solver"] == "pipeline-dp"
@@ -96,8 +174,11 @@ def test_one_long_chain(cli: Cli, small: Path) -> None:
         (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "TTFT is"),
         (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
         (("--model", "llama-3.1-8b", "--objective", "attainment", "--rate", "1"), 1, "needs an SLO"),
-        (("--model", "llama-3.1-8b", "--mode", "disaggregated"), 1, "disaggregated"),
-        (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, uniform"),
+        (("--model", "llama-3.1-8b", "--mode", "disaggregated", "--solver", "genetic"), 1, "no disaggregated plans"),
+        (("--model", "llama-3.1-8b", "--mode", "colocated", "--solver", "maxflow"), 1, "no colocated plans"),
+        (("--model", "llama-2-13b", "--budget-usd-per-hour", "1"), 3, "the cheapest that do cost $1.40"),
+        (("--model", "llama-3.1-8b", "--offers", "none.yaml"), 1, "how much may be spent"),
+        (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, maxflow, uniform"),
     ],
 )
 def test_refusals(cli: Cli, small: Path, words: tuple[str, ...], code: int, message: str) -> None:

@@ -93,11 +93,14 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
         (sorted(ring, key=lambda place: first_seen.index(name_of[place].split("/")[0])), parameters)
         for ring, parameters in plain_rings(plan)
     ]
-    around = [(name_of[a], name_of[b]) for ring, _ in rings for a, b in zip(ring, ring[1:] + ring[:1], strict=True)]
-    network = PlainNetwork(cluster, around, at_will=plan.options.zero == 3)
+    around = [[(name_of[a], name_of[b]) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)] for ring, _ in rings]
+    gathers = plan.options.zero == 3
+    last = len(rings) - (plan.model.tied_parameters > 0 and len(rings) > 0 and not gathers)
+    together = PlainNetwork(cluster, [hop for hops in around[:last] for hop in hops], at_will=gathers)
+    networks = [together] * last + [PlainNetwork(cluster, hops) for hops in around[last:]]  # the tied one comes last
     alone = PlainNetwork(cluster, [])
 
-    def seconds(ring: list[tuple[int, int]], size: float) -> float:
+    def seconds(network: PlainNetwork, ring: list[tuple[int, int]], size: float) -> float:
         names = [name_of[place] for place in ring]
         flat = 2 * (len(names) - 1) * slowest(network, names, size / len(names))
         nodes: dict[str, list[str]] = {}
@@ -106,16 +109,19 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
         if len(nodes) in (1, len(names)):
             return flat
         inside = max(2 * (len(n) - 1) * slowest(alone, n, size / len(n)) for n in nodes.values())
-        firsts = [n[0] for n in nodes.values()]
-        return min(flat, inside + 2 * (len(nodes) - 1) * slowest(network, firsts, size / len(nodes)))
+        across = [
+            (a, b) for a, b in zip(names, names[1:] + names[:1], strict=True) if network.node(a) != network.node(b)
+        ]
+        step = max(sum(network.seconds(a, b, size / len(nodes))) for a, b in across)
+        return min(flat, inside + 2 * (len(nodes) - 1) * step)
 
     return [
         (
             ring,
-            seconds(ring, parameters * 2 * plan.options.compression.grad_bits / 16),
-            seconds(ring, parameters * 2) / 2,
+            seconds(network, ring, parameters * 2 * plan.options.compression.grad_bits / 16),
+            seconds(network, ring, parameters * 2) / 2,
         )
-        for ring, parameters in rings
+        for (ring, parameters), network in zip(rings, networks, strict=True)
     ]
 
 

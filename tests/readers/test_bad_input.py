@@ -58,6 +58,13 @@ SPECS = {  # cluster.yaml: content, its message, the place
     "a node without name": (node("gpu: T4"), "`name` is missing", "nodes[1]"),
     "a node without gpu": (node("name: b"), "`gpu` is missing", "nodes[1]"),
     "a name with a slash": (node("name: b/0, gpu: T4"), "name 'b/0' has a `/`", "nodes[1]: name"),
+    "an offer without a price": ("offers: [{name: a, gpu: T4}]", "`usd_per_hour` is missing", "usd_per_hour"),
+    "an offer of none": ("offers: [{name: a, gpu: T4, usd_per_hour: 1, available: 0}]", "available is 0", "at least 1"),
+    "an offer named like a node": (
+        node("name: a-1, gpu: T4") + "\noffers: [{name: a, gpu: T4, usd_per_hour: 1, available: 2}]",
+        "nodes[1] is named 'a-1' too",
+        "offers[0]",
+    ),
     "two of a name": (node("name: ok, gpu: T4"), "nodes[0] is named 'ok' too", "nodes[1]"),
     "a region that is no": (node("name: b, gpu: T4, region: no"), "region is false", "nodes[1]: region"),
     "an unknown GPU": (node("name: b, gpu: RTX-4900"), "is named 'RTX-4900'", "RTX-4090-24GB"),

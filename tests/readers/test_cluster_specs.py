@@ -23,6 +23,10 @@ DEVICES = {
     "hexgen-58": 58,
     "hexgen-16xa100": 16,
     "a100-l4-t4-24": 24,
+    "offers-gcp": 280,
+    "hexgen2-mixed": 20,
+    "hexgen2-8xh100": 8,
+    "hexgen2-70-percent": 12,
 }
 CITIES = ("Oregon", "Virginia", "Ohio", "Tokyo", "Seoul", "Singapore", "Sydney", "London", "Frankfurt", "Ireland")
 # the upper triangle of the measured matrices, row by row in the order of CITIES

@@ -97,7 +97,7 @@ def test_pipelines_of_nodes_of_their_own(
 
 def flows_in_common(simulation: Simulation) -> list[int]:
     placement = simulation.placement
-    kinds = placement.forward_lanes, placement.backward_lanes, placement.gradient_lanes
+    kinds = placement.forward_lanes, placement.backward_lanes, *placement.gradient_lanes
     return [count for lanes in kinds for ends in (lanes.out, lanes.into) for count in ends.values()]
 
 

@@ -28,6 +28,7 @@ class Genetic:
     crossover: float = 0.2
     tournament: int = 3
     name: str = "genetic"
+    apart: bool = False
 
     def steps(self, workshop: Workshop) -> int:
         """Seeds and children."""
@@ -64,6 +65,8 @@ class Genetic:
             yield _canonical(child)
 
     def _seeds(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Partition]:
+        for start in workshop.starts:
+            yield _canonical(list(start))
         cluster = workshop.problem.cluster
         by_node: dict[int, set[int]] = {}
         for device, node in enumerate(cluster.node_numbers):

@@ -18,6 +18,7 @@ class PipelineDp:
 
     step: float = 0.1
     name: str = "pipeline-dp"
+    apart: bool = False
 
     def steps(self, workshop: Workshop) -> int:
         """Its iterator ends."""
@@ -28,6 +29,6 @@ class PipelineDp:
         everything = range(len(workshop.problem.cluster.devices))
         for batch, rounds in BATCHES:
             for stages in workshop.layouts.pareto(everything, batch, rounds, self.step):
-                yield workshop.assembled(workshop.affordable([workshop.made(stages)]) or [workshop.made(stages)])
+                yield workshop.assembled([workshop.made(stages)])
         for groups in grown(workshop):
             yield workshop.draft(groups)

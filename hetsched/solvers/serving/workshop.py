@@ -21,12 +21,16 @@ SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator say
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """Stages, what they take, and the rate at which they keep the SLO by the steady state."""
+    """Stages, what they take, and the rate at which they keep the SLO by the steady state.
+
+    role: as of a plan's pipeline; a prefill replica's rate is of prompts, a decode replica's of the tokens after.
+    """
 
     stages: tuple[Stage, ...]
     times: ReplicaTimes
     max_batch: int
     rate_per_s: float
+    role: str = "both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,15 @@ class Draft:
 class Workshop:
     """Makes replicas and plans for a problem."""
 
-    def __init__(self, problem: ServingProblem, memory_fraction: float, reference: ReplicaTimes | None) -> None:
-        self.problem, self.memory_fraction = problem, memory_fraction
+    def __init__(
+        self,
+        problem: ServingProblem,
+        memory_fraction: float,
+        reference: ReplicaTimes | None,
+        starts: Sequence[Sequence[Group]] = (),
+    ) -> None:
+        """starts: divisions of the GPUs that a search may begin from, besides its own."""
+        self.problem, self.memory_fraction, self.starts = problem, memory_fraction, starts
         self.inventory = Inventory(problem.cluster, MOST_STATES)
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
@@ -64,9 +75,18 @@ class Workshop:
         self._known.clear()
         self._alike.clear()
 
+    @property
+    def trusts(self) -> bool:
+        """Whether what the steady state says was measured."""
+        return bool(self._trust)
+
     def _trusted(self, replica: Replica) -> Replica:
         below = [depth for depth in self._trust if depth <= len(replica.stages)]
         return replace(replica, rate_per_s=replica.rate_per_s * self._trust[max(below)]) if below else replica
+
+    def known_groups(self) -> list[Group]:
+        """Those whose replica keeps some rate."""
+        return [group for group in self._known if self.rate_of(group) > 0.0]
 
     def rate_of(self, group: Group) -> float:
         """The rate that the group's best replica keeps; that of a group which is alike, where that is known."""
@@ -98,18 +118,6 @@ class Workshop:
         """Whether its KV cache has room for a mean request."""
         return replica.times.largest_batch(self.traffic.input_tokens + self.traffic.output_tokens) >= 1
 
-    def affordable(self, replicas: Iterable[Replica]) -> list[Replica]:
-        """As many of them, in their order, as the budget pays for."""
-        limit, kept = self.problem.usd_per_hour, list[Replica]()
-        for replica in replicas:
-            if limit is None or self._usd([self._devices(r) for r in (*kept, replica)]) <= limit * (1 + 1e-9):
-                kept.append(replica)
-        return kept
-
-    def _devices(self, replica: Replica) -> Group:
-        position = self.problem.cluster.position
-        return frozenset(position(name) for stage in replica.stages for name in stage.devices)
-
     def could_hold(self, group: Iterable[int]) -> bool:
         """Whether the group's memory could hold the model's weights at all."""
         return sum(self._bytes[device] for device in group) >= self._least_bytes
@@ -120,36 +128,41 @@ class Workshop:
         return max(map(self._trusted, self._made[group]), key=lambda replica: replica.rate_per_s, default=None)
 
     def _worked_out(self, group: Group) -> list[Replica]:
+        return [self.made(stages) for stages in self.candidates(group)]
+
+    def candidates(self, group: Group) -> list[list[Stage]]:
+        """The layouts of a group that are tried: the quickest for few requests, and some of the set for many."""
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
         if found == [None]:
             found = [self.layouts.quickest(devices, 1.0)]
-        return [self.made(stages) for stages in found if stages is not None]
+        return [stages for stages in found if stages is not None]
 
-    def made(self, stages: Sequence[Stage]) -> Replica:
+    def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
         problem = self.problem
         times = replica_times(problem.cluster, problem.model, stages, problem.precision, self.memory_fraction)
         steady = SteadyReplica(
             times,
-            self.traffic,
+            self.traffic if role != "prefill" else replace(self.traffic, output_tokens=1.0),
             problem.most_batch * len(stages),
             problem.options.chunked_prefill_tokens > 0,
             problem.options.max_prefill_tokens,
+            role != "decode",
+            role != "prefill",
         )
-        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady))
+        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady), role)
 
     # ---- plans
 
     def chosen(self, groups: Iterable[Group]) -> list[Group]:
-        """Of these groups those to use: the budget's best, or the cheapest that serve the rate; else all that serve."""
+        """Of these groups those to use: all that serve, or for least money the cheapest that serve the rate."""
         problem = self.problem
         useful = [group for group in groups if self.rate_of(group) > 0.0]
-        if problem.usd_per_hour is None and problem.objective != "cost":
+        if problem.objective != "cost":
             return useful
-        limit = problem.usd_per_hour if problem.usd_per_hour is not None else float("inf")
-        wanted = (problem.load.rate_per_s or 0.0) * SPARE if problem.objective == "cost" else float("inf")
+        wanted = (problem.load.rate_per_s or 0.0) * SPARE
         kept: list[Group] = []
         finished: list[list[Group]] = []
         rate = 0.0
@@ -157,13 +170,10 @@ class Workshop:
         while left and rate < wanted:
             before = self._usd(kept)
             priced = [(self._usd([*kept, group]), sorted(group), group) for group in left]
-            fitting = [row for row in priced if row[0] <= limit * (1 + 1e-9)]
-            if not fitting:
-                break
-            enough = [row for row in fitting if rate + self.rate_of(row[2]) >= wanted]
+            enough = [row for row in priced if rate + self.rate_of(row[2]) >= wanted]
             if enough:
                 finished.append([*kept, min(enough)[2]])
-            *_, best = max((self.rate_of(g) / max(usd - before, 1e-9), order, g) for usd, order, g in fitting)
+            *_, best = max((self.rate_of(g) / max(usd - before, 1e-9), order, g) for usd, order, g in priced)
             kept.append(best)
             left.discard(best)
             rate += self.rate_of(best)
@@ -172,8 +182,6 @@ class Workshop:
 
     def _pruned(self, kept: list[Group], wanted: float) -> list[Group]:
         """Without the groups that the rate does not need, the dearest first."""
-        if wanted == float("inf"):
-            return kept
         for group in sorted(kept, key=self.rate_of):
             rest = [other for other in kept if other is not group]
             if sum(self.rate_of(other) for other in rest) >= wanted and self._usd(rest) < self._usd(kept):
@@ -212,6 +220,12 @@ class Workshop:
         problem = self.problem
         plan = ServingPlan(problem.model, problem.load, pipelines, routes, problem.options)
         return Draft(plan, tuple(replicas), whole if score is None else score)
+
+    def usd_of(self, replicas: Iterable[Replica]) -> float:
+        """Dollars an hour of the nodes that they use."""
+        position = self.problem.cluster.position
+        names = [name for replica in replicas for stage in replica.stages for name in stage.devices]
+        return self._usd([frozenset(position(name) for name in names)])
 
     def _usd(self, groups: Iterable[Group]) -> float:
         cluster = self.problem.cluster

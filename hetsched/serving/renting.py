@@ -1,0 +1,227 @@
+"""Planning with money: which nodes to rent, by the market, and how to use them, by a search on each choice of nodes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Protocol
+
+import numpy as np
+
+from hetsched.budget import part_of, require_prices
+from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.errors import HetschedError, InfeasibleError
+from hetsched.serving.choice import mode_of
+from hetsched.serving.judge import Judge, Verdict
+from hetsched.serving.search import ServingResult, allowed, best_of, promises
+from hetsched.serving_problem import ServingProblem
+from hetsched.solvers.serving.market import Market, Rental
+from hetsched.solvers.serving.workshop import Group, Workshop
+from hetsched.units import BYTES_PER_GIB
+
+MEASURED = 3  # times that promises of the steady state are measured against the simulator
+TRIED = 4  # choices of nodes on which a search runs
+HARDER, EASIER = 1.06, 0.8  # of a rate: asked of the next choice where one failed; of the first
+MOST_FAILED = 6
+PROMISED = 0.7  # of a rate: what promises less is not played
+ROUNDED = 1e-9
+
+
+class PlanOne(Protocol):
+    """Plans on a cluster whose GPUs may all be used; raises InfeasibleError where nothing serves.
+
+    starts: divisions of the GPUs to begin from, among others; share: how much of the usual work to do.
+    """
+
+    def __call__(
+        self, problem: ServingProblem, *, starts: Sequence[Sequence[Group]] = (), share: float = 1.0
+    ) -> ServingResult:
+        """The best plan."""
+        ...
+
+
+@dataclass(eq=False)
+class _Tried:
+    """The choices so far, and the best plan."""
+
+    problem: ServingProblem
+    plan_one: PlanOne
+    nodes: list[tuple[int, ...]]
+    best: ServingResult | None = None
+    failure: InfeasibleError | None = None
+    steps: int = 0
+
+    def add(self, rental: Rental, share: float) -> ServingResult | None:
+        """Plan on a choice of nodes; None where that keeps no limits. Its GPUs are all that there is."""
+        self.nodes.append(rental.nodes)
+        cluster = self.problem.cluster
+        part = part_of(cluster, rental.nodes)
+        limit = self.problem.usd_per_hour if self.problem.objective == "cost" else None
+        names = [[frozenset(part.position(cluster.devices[d].name) for d in group) for group in rental.groups]]
+        try:
+            found = self.plan_one(replace(self.problem, cluster=part, usd_per_hour=limit), starts=names, share=share)
+        except InfeasibleError as failure:
+            self.failure = failure
+            return None
+        self.steps += found.steps
+        if self.best is None or found.best.value > self.best.best.value:
+            self.best = found
+        return found
+
+
+def planned(
+    problem: ServingProblem,
+    plan_one: PlanOne,
+    memory_fraction: float,
+    reference: ReplicaTimes | None,
+    *,
+    seed: int = 0,
+) -> ServingResult:
+    """The best plan on all of the cluster, or where money counts on what `plan_renting` rents of it."""
+    if problem.usd_per_hour is None and problem.objective != "cost":
+        return plan_one(problem)
+    return plan_renting(problem, plan_one, memory_fraction, reference, seed=seed)
+
+
+def plan_renting(
+    problem: ServingProblem,
+    plan_one: PlanOne,
+    memory_fraction: float,
+    reference: ReplicaTimes | None,
+    *,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> ServingResult:
+    """The best plan within `problem.usd_per_hour`, or for the least money; a node costs its whole price.
+
+    plan_one: plans on each choice of nodes. The baseline is the best that equal replicas on nodes of one kind do for
+    the money. Raises HetschedError where a node has no price, and InfeasibleError where the money pays for nothing that
+    serves.
+    """
+    began = clock()
+    require_prices(problem.cluster, "--objective cost" if problem.usd_per_hour is None else "--budget-usd-per-hour")
+    money = inf if problem.usd_per_hour is None else problem.usd_per_hour
+    workshop = Workshop(problem, memory_fraction, reference)
+    market = Market(workshop)
+    judge = Judge(problem, reference, seed=seed)
+    tried = _Tried(problem, plan_one, [])
+    if problem.objective == "cost":
+        _cheapest(market, judge, tried, money)
+    else:
+        _most(market, judge, tried, money)
+    baseline = _baseline(market, judge, money)
+    if baseline is not None and not allowed(problem, baseline):
+        baseline = None
+    if tried.best is None and baseline is None:
+        raise tried.failure or _nothing(problem, market)
+    best = tried.best
+    if best is None or (baseline is not None and baseline.value > best.best.value):
+        if baseline is None or not (baseline.keeps or problem.objective == "attainment"):
+            raise tried.failure or _nothing(problem, market)
+        modes = {mode_of(baseline.draft.plan): baseline}
+        best = ServingResult(baseline, {}, modes, "uniform" if best is None else best.solver, seed, 0, 0.0)
+    if best.best.usd_per_hour is None or best.best.usd_per_hour > money * (1 + ROUNDED):
+        raise AssertionError(f"a plan for ${best.best.usd_per_hour} an hour where ${money} is the most")
+    rivals = [verdict for verdict in (baseline, best.baseline) if verdict is not None]
+    rival = max(rivals, key=lambda verdict: verdict.value, default=None)
+    baselines = {**best.baselines, "uniform": rival}
+    return replace(best, baselines=baselines, steps=tried.steps, seconds=clock() - began)
+
+
+def _most(market: Market, judge: Judge, tried: _Tried, money: float) -> None:
+    """The choice that promises most, others near it, and one with the designs that the searches came across."""
+    first = _measured(market, judge, lambda: market.most(money))
+    if first is None:
+        return
+    for rental in [first, *market.near(first, money)[: TRIED - 2]]:
+        tried.add(rental, 1.0 / TRIED)
+    if tried.best is not None:
+        market.learn(_groups(market, tried.best.best))
+        last = market.most(money)
+        if last is not None:
+            tried.add(last, 1.0 / TRIED)
+
+
+def _cheapest(market: Market, judge: Judge, tried: _Tried, money: float) -> None:
+    """From what is promised to do with little, more and more until a choice keeps the rate; then ever cheaper ones."""
+    rate = judge.problem.load.rate_per_s or 0.0
+    first = _measured(market, judge, lambda: market.cheapest(rate, money) or market.most(money))
+    if first is None:
+        return
+    wanted, failed = rate * EASIER, 0
+    while failed < MOST_FAILED:
+        limit = money if tried.best is None else (tried.best.best.usd_per_hour or 0.0) * (1 - 1e-6)
+        rental = market.cheapest(wanted, limit)
+        if rental is None and tried.best is None and failed == 0:
+            rental = market.most(money)
+        if rental is None:
+            return
+        if rental.nodes in tried.nodes or tried.add(rental, 1.0 / TRIED) is None:
+            failed += rental.nodes not in tried.nodes[:-1]
+            wanted = max(wanted, rental.rate_per_s) * HARDER
+
+
+def _measured(market: Market, judge: Judge, choose: Callable[[], Rental | None]) -> Rental | None:
+    """A choice by rates that the simulator has confirmed: designs of the last one are played, and it is made anew."""
+    seen: dict[int, list[float]] = {}
+    rental = choose()
+    for _ in range(MEASURED):
+        if rental is None:
+            return None
+        known = [replica for group in rental.groups if (replica := market.workshop.replica(group)) is not None]
+        untrusted = [market.workshop.made(replica.stages) for replica in known]
+        for depth, shares in promises(judge, untrusted).items():
+            seen.setdefault(depth, []).extend(shares)
+        market.workshop.trust({depth: float(np.median(shares)) for depth, shares in seen.items()})
+        before, rental = rental, choose()
+        if rental is not None and rental.nodes == before.nodes:
+            break
+    return rental
+
+
+def _groups(market: Market, verdict: Verdict) -> list[Group]:
+    """Of a verdict's replicas, in the market's cluster."""
+    position = market.cluster.position
+    return [frozenset(position(name) for name in pipeline.devices) for pipeline in verdict.draft.plan.pipelines]
+
+
+def _baseline(market: Market, judge: Judge, money: float) -> Verdict | None:
+    """Equal replicas on nodes of one class, as many as the money pays for; for least money as few as keep the rate."""
+    problem, best = judge.problem, None
+    cost = problem.objective == "cost"
+    least = PROMISED * (problem.load.rate_per_s or 0.0) if cost else -inf
+    for nodes in market.uniform_rentals(money):
+        for size in range(1, len(nodes) + 1) if cost else [len(nodes)]:
+            part = replace(problem, cluster=part_of(problem.cluster, sorted(nodes[:size])), usd_per_hour=None)
+            workshop = Workshop(part, market.workshop.memory_fraction, judge.reference)
+            verdict = best_of("uniform", replace(judge, problem=part), workshop, least)
+            if verdict is None:
+                continue
+            if best is None or verdict.value > best.value:
+                best = verdict
+            if verdict.keeps:
+                break
+    return best
+
+
+def _nothing(problem: ServingProblem, market: Market) -> HetschedError:
+    """Why the money pays for nothing, and what the cheapest that holds the model costs."""
+    usd = market.cheapest_that_holds()
+    needed = problem.model.parameters * problem.precision.weight_bytes / BYTES_PER_GIB
+    what = f"{problem.model.name}, whose weights take {needed:.0f} GiB,"
+    if usd is None:
+        return InfeasibleError(
+            f"no nodes of {problem.cluster.name} together hold {what} and a request",
+            hint="more GPUs or larger ones, or --weight-bits",
+        )
+    if problem.usd_per_hour is not None and usd > problem.usd_per_hour * (1 + ROUNDED):
+        return InfeasibleError(
+            f"${problem.usd_per_hour:g} an hour pays for no nodes of {problem.cluster.name} that hold {what} "
+            f"the cheapest that do cost ${usd:.2f}",
+            hint=f"--budget-usd-per-hour {usd:.2f} or more, or fewer --weight-bits",
+        )
+    return InfeasibleError(
+        f"no replica of {problem.model.name} on nodes of {problem.cluster.name} keeps the SLO, however little "
+        "is asked of it",
+        hint="looser limits, faster GPUs, or --objective attainment",
+    )
