@@ -39,7 +39,7 @@ def _packing(bits: int) -> tuple[int, int]:
 
 def quantise(x: Tensor, bits: int, generator: torch.Generator) -> Tensor:
     """The message (`packed_bytes`,) uint8 of x (rows, values)."""
-    parts = [_quantise(part.float(), bits, generator) for part in x.split(_rows_at_once(x))]
+    parts = [_quantise(part.float(), bits, generator) for part in torch.split(x, _rows_at_once(x))]
     return torch.cat([packed for packed, _ in parts] + [scales.view(torch.uint8).reshape(-1) for _, scales in parts])
 
 
@@ -50,7 +50,7 @@ def dequantise(message: Tensor, rows: Rows, bits: int) -> Tensor:
     packed, scales = message[:cut].view(count, -1), message[cut:].clone().view(torch.float32).view(count, 1)
     whole = scales.new_empty(rows)
     each = _rows_at_once(whole)
-    for part, words, scale in zip(whole.split(each), packed.split(each), scales.split(each), strict=True):
+    for part, words, scale in zip(*(torch.split(tensor, each) for tensor in (whole, packed, scales)), strict=True):
         torch.mul(_levels(words, bits)[:, :values], 2 / (2**bits - 1), out=part)
         part.sub_(1).mul_(scale)
     return whole
@@ -81,7 +81,8 @@ def _levels(packed: Tensor, bits: int) -> Tensor:
     whole = torch.uint8 if word == 1 else torch.int64
     words = pad(packed.view(len(packed), -1, word), (0, whole.itemsize - word)).contiguous().view(whole)
     shifts = torch.arange(together, device=packed.device, dtype=whole) * bits
-    return ((words >> shifts) & (2**bits - 1)).view(len(packed), -1).float()
+    levels: Tensor = ((words >> shifts) & (2**bits - 1)).view(len(packed), -1).float()
+    return levels
 
 
 class Codec(Protocol):
