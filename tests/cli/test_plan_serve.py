@@ -104,8 +104,19 @@ def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> 
     """The plan names the offers as its cluster, and other commands read them."""
     offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
     offers.write_text(OFFERS, encoding="utf-8")
-    words = ("--offers", offers, "--model", "llama-3.1-8b", "--budget-usd-per-hour", 2.3, "-o", out, *WORDS)
-    words = (*words, "--mode", "colocated")
+    words = (
+        "--offers",
+        offers,
+        "--model",
+        "llama-3.1-8b",
+        "--budget-usd-per-hour",
+        2.3,
+        "-o",
+        out,
+        *WORDS,
+        "--mode",
+        "colocated",
+    )
     assert "GPUs of 7 on offer" in cli("plan-serve", *words).stdout
     plan = json.loads(out.read_text(encoding="utf-8"))
     assert plan["predicted"]["usd_per_hour"] <= 2.3
