@@ -9,6 +9,7 @@ from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.layouts import Layouts
 from hetsched.solvers.serving.pools import Inventory
+from hetsched.solvers.serving.variants import variants
 from hetsched.solvers.serving.worth import Worth
 
 Group = frozenset[int]
@@ -58,6 +59,7 @@ class Workshop:
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
+        self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
         self._known: dict[Group, Replica | None] = {}
@@ -102,6 +104,15 @@ class Workshop:
             self._known[group] = self._best(group)
         return self._known[group]
 
+    def layouts_of(self, replica: Replica) -> list[Replica]:
+        """The replica and others of the same GPUs, with rates as far as they are trusted: near what was worked out."""
+        problem = self.problem
+        group = frozenset(problem.cluster.position(name) for stage in replica.stages for name in stage.devices)
+        known = dict.fromkeys(each.stages for each in (replica, *self._made.get(group, ())))
+        found = dict.fromkeys(near for stages in known for near in variants(problem.cluster, problem.model, stages))
+        made = [self.made(stages, replica.role) for stages in found]
+        return [self._trusted(each) for each in made if each.rate_per_s > 0.0]
+
     def could_hold_evenly(self, degree: int, depth: int) -> bool:
         """Whether so many of the largest GPUs could hold the model's weights."""
         return degree * depth * max(self._bytes) >= self._least_bytes
@@ -131,9 +142,10 @@ class Workshop:
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
-        if found == [None]:
+        found.append(self.layouts.busiest(devices, *many))  # the coarse set may end before it
+        if not any(found):
             found = [self.layouts.quickest(devices, 1.0)]
-        return [self.made(stages) for stages in found if stages is not None]
+        return [self.made(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
 
     def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
@@ -186,6 +198,7 @@ class Workshop:
 
     def score(self, groups: Sequence[Group]) -> float:
         """Larger is better: the rate kept; for least cost, the money where the rate is met."""
+        self.scored[tuple(groups)] = None
         kept = self.chosen(groups)
         rate = sum(self.rate_of(group) for group in kept)
         if self.problem.objective != "cost":
