@@ -102,6 +102,8 @@ class _Rounds:
             state = self._state()
             for period, before in enumerate(reversed(earlier), start=1):
                 shift, tolerance = state[0] - before[0], SAME_S * state[0]
+                if abs(state[-1] - before[-1] - shift) > tolerance:
+                    continue  # most differ here
                 if all(abs(now - then - shift) <= tolerance for now, then in zip(state, before, strict=True)):
                     times = (micro_batches - step) // period
                     self._shift(times * shift)

@@ -15,6 +15,7 @@ from hetsched.solvers.serving.worth import Worth
 Group = frozenset[int]
 
 BATCHES = ((4.0, 1.0), (48.0, 4.0))  # (requests in flight, groups that take turns) that layouts are made for
+MOST = (256.0, 4.0)  # where a replica is to hold so many, it has more GPUs than the quickest one needs
 COARSE = 0.4  # from one layout of a Pareto set to the next, a stage works so much less
 MOST_STATES = 600  # of a group of a search; `pipeline-dp` by itself has more
 SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator says what it needs
@@ -139,13 +140,17 @@ class Workshop:
         return max(map(self._trusted, self._made[group]), key=lambda replica: replica.rate_per_s, default=None)
 
     def _worked_out(self, group: Group) -> list[Replica]:
+        return [self.made(stages) for stages in self.candidates(group)]
+
+    def candidates(self, group: Group) -> list[list[Stage]]:
+        """The layouts of a group that are tried: the quickest for few requests, and some of the set for many."""
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
-        found.append(self.layouts.busiest(devices, *many))  # the coarse set may end before it
+        found.append(self.layouts.busiest(devices, *MOST))  # of little memory, or where the coarse set ends too soon
         if not any(found):
             found = [self.layouts.quickest(devices, 1.0)]
-        return [self.made(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
+        return [list(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
 
     def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
