@@ -21,6 +21,7 @@ LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longe
 SINCE, UNTIL = 0.3, 0.8  # of the requests: between the two a plan is full, before it fills, after it runs dry
 MOST_AT_ONCE = 16  # times the usual number of requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
+LARGEST = 1e12
 SETTINGS = Settings()
 
 
@@ -54,6 +55,11 @@ class Judge:
         times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
+
+    @property
+    def plays(self) -> int:
+        """How many replicas were played by themselves so far."""
+        return len(self._alone)
 
     def rate_alone(self, replica: Replica) -> float:
         """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
@@ -95,11 +101,12 @@ class Judge:
         run = self.play(draft, problem.load.rate_per_s)
         keeps = run.keeps(slo, self.reference) and self._keeps_up(run)
         rate, attained = problem.load.rate_per_s or 0.0, run.attainment(slo, self.reference)
-        mean = float(np.nan_to_num(run.e2e_s, nan=1e9).mean())
+        spare = -min(run.tightness(slo, self.reference), LARGEST) if slo.limits else -float(np.nanmean(run.e2e_s))
+        value: tuple[float, ...]
         if problem.objective == "cost":
-            value = (1.0, -(usd or 0.0), attained) if keeps else (0.0, attained, -mean)
+            value = (1.0, -(usd or 0.0), attained, spare) if keeps else (0.0, 0.0, attained, spare)
         else:
-            value = (attained, -mean, 0.0)
+            value = (attained, spare)
         return Verdict(draft, rate, run, value, keeps, usd)
 
     def _throughput(self, draft: Draft, usd: float | None, to_beat: Verdict | None) -> Verdict | None:

@@ -11,14 +11,18 @@ from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.serving.choice import KINDS, mode_of
 from hetsched.serving.judge import Judge, Verdict, polished
 from hetsched.serving.nearest import nothing_fits, slo_missed
+from hetsched.serving.rehearsal import Rehearsal
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
 from hetsched.solvers.serving.neighbours import grown
 from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
+from hetsched.workload import Slo
 
-FINALISTS, RIVALS = 4, 3  # drafts that are simulated: of the solver, and of the baseline
+FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
+PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
+TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
 FLOW_ERROR = 1.05  # a flow is hardly ever exceeded by so much in simulation
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
 BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
@@ -80,18 +84,29 @@ def plan_serving(
         baselines[name] = verdict = best_of(name, judge, workshop)
         if verdict is not None and allowed(problem, verdict):  # what others are to beat
             modes[mode_of(verdict.draft.plan)] = verdict
+    measuring = judge
+    if (tighter := _tightened(problem, judge, modes.values())) is not problem:
+        workshop, measuring = (
+            Workshop(tighter, memory_fraction, reference, starts),
+            Judge(tighter, reference, seed=seed),
+        )
+    if problem.mode != "disaggregated":
+        equal = _judged(judge, _equal_replicas(measuring, workshop, problem), modes.get("colocated"))
+        modes |= {} if equal is None else {"colocated": polished(judge, equal)}
+    before = dict(modes)
     steps = 0
     for number, (each, total) in enumerate(zip(solvers, totals, strict=True), 1):
         seconds = None if max_seconds is None else max_seconds * share * number / len(solvers)
-        search = _Search(problem, workshop, judge, each, total, lambda: clock() - began, seconds)
+        search = _Search(problem, workshop, measuring, each, total, lambda: clock() - began, seconds)
         drafts = search.drafts(rng, None if watch is None else partial(_shown, watch, steps, sum(totals)))
+        drafts = [_asked(draft, problem) for draft in drafts]
         steps += search.steps
         for kind in KINDS:
             finalists = _best([draft for draft in drafts if mode_of(draft.plan) == kind], FINALISTS)
             verdict = _judged(judge, finalists, modes.get(kind))
             if verdict is not None:
                 modes[kind] = verdict
-    modes = {kind: polished(judge, verdict) for kind, verdict in modes.items()}
+    modes = {k: verdict if verdict is before.get(k) else polished(judge, verdict) for k, verdict in modes.items()}
     if not modes:
         raise nothing_fits(workshop)
     best = max(modes.values(), key=lambda verdict: verdict.value)
@@ -104,6 +119,28 @@ def plan_serving(
 def allowed(problem: ServingProblem, verdict: Verdict) -> bool:
     """Whether a plan is of the mode that is asked for."""
     return problem.mode in ("auto", mode_of(verdict.draft.plan))
+
+
+def _asked(draft: Draft, problem: ServingProblem) -> Draft:
+    """The draft with the load that is asked for, where it was made for tighter limits."""
+    return replace(draft, plan=replace(draft.plan, workload=problem.load))
+
+
+def _equal_replicas(judge: Judge, workshop: Workshop, problem: ServingProblem) -> list[Draft]:
+    """Finalists of equal replicas, requests shared by what they keep in simulation: all that `--solver uniform` has."""
+    drafts = SERVING_SOLVERS["uniform"].search(workshop, np.random.default_rng(judge.seed))
+    measured = [_measured(judge, workshop, draft) for draft in _best([d for d in drafts if d], 2 * FINALISTS)]
+    return [_asked(draft, problem) for draft in _best(measured, FINALISTS)]
+
+
+def _tightened(problem: ServingProblem, judge: Judge, known: Iterable[Verdict]) -> ServingProblem:
+    """For attainment, where a known plan keeps the SLO: limits that it would miss, so that drafts differ by them."""
+    slo = problem.load.slo
+    kept = [verdict.run.tightness(slo, judge.reference) for verdict in known if verdict.keeps]
+    if problem.objective != "attainment" or not kept:
+        return problem
+    limits = {name: replace(limit, value=limit.value * TIGHTER * min(kept)) for name, limit in slo.limits.items()}
+    return replace(problem, load=replace(problem.load, slo=Slo(**limits)))
 
 
 def _shown(watch: Watch, before: int, total: int, steps: int) -> None:
@@ -134,7 +171,10 @@ class _Search:
         if self._run(rng, drafts, FIRST, watch):
             self._measure(drafts)
             self._run(rng, drafts, 1.0, watch)
-        return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+        if self.problem.objective == "cost" or not self.workshop.scored:
+            return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+        plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
+        return Rehearsal(self.judge, self.workshop).best(self.workshop.scored, plays, FINALISTS)
 
     def _run(
         self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None

@@ -23,7 +23,8 @@ TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 CLONE_NEWNET = 0x40000000
 LONGEST_QUEUE_S = 1.0  # of a link; what would wait longer is lost
 DEVICE = "tun0"
-TCP = ("tcp_slow_start_after_idle=0", "tcp_no_metrics_save=1")  # iterations pause
+# Iterations pause; and BBR, where that is the default, lets a link idle for 0.2 s every 10 s to see its delay alone.
+TCP = ("tcp_slow_start_after_idle=0", "tcp_no_metrics_save=1", "tcp_congestion_control=reno")
 
 Matrix = Sequence[Sequence[float]]
 

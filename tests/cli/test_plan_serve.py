@@ -104,7 +104,19 @@ def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> 
     """The plan names the offers as its cluster, and other commands read them."""
     offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
     offers.write_text(OFFERS, encoding="utf-8")
-    words = ("--offers", offers, "--model", "llama-3.1-8b", "--budget-usd-per-hour", 2.3, "-o", out, *WORDS)
+    words = (
+        "--offers",
+        offers,
+        "--model",
+        "llama-3.1-8b",
+        "--budget-usd-per-hour",
+        2.3,
+        "-o",
+        out,
+        *WORDS,
+        "--mode",
+        "colocated",
+    )
     assert "GPUs of 7 on offer" in cli("plan-serve", *words).stdout
     plan = json.loads(out.read_text(encoding="utf-8"))
     assert plan["predicted"]["usd_per_hour"] <= 2.3
@@ -120,7 +132,7 @@ def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None
     small.write_text(
         small.read_text(encoding="utf-8").replace("usd_per_hour: 1.4", "usd_per_hour: 0"), encoding="utf-8"
     )
-    words = ("--model", "llama-3.1-8b", "--offers", offers, *WORDS)
+    words = ("--model", "llama-3.1-8b", "--offers", offers, "--mode", "colocated", *WORDS)
     cheap = json.loads(
         cli(
             "plan-serve",

@@ -152,17 +152,17 @@ def test_what_rounding_leaves_out_of_a_gradient_comes_with_the_next(tmp_path: Pa
     try:
         size = 2 * ROW
         zeros = [torch.zeros(size) for _ in range(3)]
-        bucket = Bucket(dist.group.WORLD, True, True, (), zeros[0], zeros[1], zeros[2], (0, size))
+        bucket = Bucket(0, dist.group.WORLD, None, True, True, (), zeros[0], zeros[1], zeros[2], (0, size))
         reduce = CompressedReduction([bucket], 2, seed=0)
         rng = torch.Generator().manual_seed(0)
         given, got = torch.zeros(size), torch.zeros(size)
         for _ in range(30):
             gradient = torch.randn(size, generator=rng)
             bucket.gradients.copy_(gradient)
-            assert reduce([bucket], torch.float32) == packed_bytes((2, ROW), 2)
+            assert reduce() == packed_bytes((2, ROW), 2)
             given += gradient
             got += bucket.gradients
-        (errors,) = reduce._errors
+        (errors,) = reduce._shared
         torch.testing.assert_close(got + errors.sent + errors.owned, given, atol=1e-4, rtol=1e-4)
         assert float((got - given).norm() / given.norm()) < 0.8
     finally:
