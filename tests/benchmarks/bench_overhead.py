@@ -1,19 +1,23 @@
 """The executor against `torch.distributed.pipelining`: `python -m tests.benchmarks.bench_overhead`.
 
-One pipeline of two stages of one device, 1F1B, trained by the executor and by a program of torch's own parts
-(`bench_overhead_rank`), in turn; which is first changes from pair to pair. Prints the median iteration of each run, and
-the ratio of each pair. Losses must be equal.
+One pipeline of two stages of one device, 1F1B. The same processes train it both ways, a step each in turn
+(`bench_overhead_rank`), so that both meet the same machine. Prints what steps take, and the median ratio of a step to
+the step before it. Losses must be equal.
 """
 
 import argparse
+import json
+import os
 import statistics
 import sys
+import tempfile
+from pathlib import Path
 
 from hetsched.executor import RunSettings, run_plan
 from hetsched.model import ModelSpec
 from hetsched.plan import Pipeline, Plan, Stage
 from hetsched.workload import TrainingJob
-from tests.benchmarks.bench_overhead_rank import OURS
+from tests.benchmarks.bench_overhead_rank import TIMES_TO
 
 MODEL = ModelSpec.from_json(
     {
@@ -29,36 +33,33 @@ MODEL = ModelSpec.from_json(
 )
 JOB = TrainingJob(global_batch=16, seq_len=128, micro_batch=2, dtype="fp32")
 PLAN = Plan(MODEL, JOB, (Pipeline("p0", (Stage((0, 2), ("n0/0",)), Stage((2, 4), ("n1/0",))), 8),))
-WARM = 3
+WARM, KEYS = 4, ("ours_s", "torch_s")
 RANK = (sys.executable, "-m", "tests.benchmarks.bench_overhead_rank")
 
 
-def measure(ours: bool, steps: int) -> tuple[float, list[float]]:
-    """Median seconds of an iteration on the slower rank, and the losses."""
-    settings = RunSettings(steps=WARM + steps, device="cpu", dtype="fp32")
-    report = run_plan(PLAN, settings, program=(*RANK, OURS) if ours else RANK)
-    median = max(statistics.median(step.iteration_s for step in steps[WARM:]) for steps in report.ranks)
-    return median, [step.loss for step in report.ranks[-1]]
+def measure(steps: int) -> list[tuple[float, float]]:
+    """(seconds of the executor, of torch) of each step, on the slower rank; AssertionError where losses differ."""
+    settings = RunSettings(steps=WARM + steps + 1, device="cpu", dtype="fp32", timeout_s=3600)
+    with tempfile.TemporaryDirectory() as name:
+        os.environ[TIMES_TO] = name
+        report = run_plan(PLAN, settings, program=RANK)
+        ranks = [json.loads((Path(name) / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
+    apart = [abs(own - other) for own, other in zip(report.losses, ranks[1]["losses"], strict=True)]
+    if max(apart) > 1e-3:
+        raise AssertionError(f"losses differ by up to {max(apart)}")
+    ours, alone = ([max(both) for both in zip(*(rank[key] for rank in ranks), strict=True)] for key in KEYS)
+    return list(zip(ours, alone, strict=False))[WARM:]  # the executor's last step has no end
 
 
 def main() -> int:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=20, help="counted of each run")
-    given = parser.parse_args()
-    ratios = []
-    sys.stdout.write("pair   executor  pipelining   ratio\n")
-    for pair in range(given.pairs):
-        order = (True, False) if pair % 2 == 0 else (False, True)
-        found = {ours: measure(ours, given.steps) for ours in order}
-        (own_s, own), (torch_s, other) = found[True], found[False]
-        if max(abs(a - b) for a, b in zip(own, other, strict=True)) > 1e-3:
-            raise AssertionError(f"losses differ: {own} and {other}")
-        ratios.append(own_s / torch_s)
-        sys.stdout.write(f"{pair + 1:>4} {own_s * 1e3:8.1f} ms {torch_s * 1e3:8.1f} ms {ratios[-1]:7.3f}\n")
-        sys.stdout.flush()
-    sys.stdout.write(f"the executor takes {statistics.median(ratios):.3f} times as long (median of pairs)\n")
+    parser.add_argument("--steps", type=int, default=60, help="of each")
+    found = measure(parser.parse_args().steps)
+    ours, alone = (statistics.median(times) for times in zip(*found, strict=True))
+    low, middle, high = statistics.quantiles([own / other for own, other in found], n=4)
+    sys.stdout.write(f"a step: the executor {ours * 1e3:.1f} ms, torch alone {alone * 1e3:.1f} ms (medians)\n")
+    sys.stdout.write(f"the executor takes {middle:.3f} times as long (half of all pairs {low:.3f} to {high:.3f})\n")
     return 0
 
 

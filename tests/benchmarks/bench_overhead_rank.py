@@ -1,7 +1,7 @@
-"""A rank of a pipeline by torch alone: `torch.distributed.pipelining`, autograd's own gradients, torch's AdamW.
+"""A rank that trains a pipeline twice at once: a step by torch alone, a step by the executor, and so on.
 
-Takes the words of `python -m hetsched.executor`, and says what that says, for the words that the bench gives. With
---ours first it is that program, in the same conditions.
+Torch alone is `torch.distributed.pipelining`, autograd's own gradients and torch's AdamW, on the same model, samples
+and loss. Takes the words of `python -m hetsched.executor`; leaves both programs' times and losses in TIMES_TO.
 """
 
 import contextlib
@@ -9,8 +9,8 @@ import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,56 +18,78 @@ from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn import functional
 
-from hetsched.executor.__main__ import main, read_plan
+from hetsched.executor import train
+from hetsched.executor.__main__ import main
 from hetsched.executor.data import ByteText
 from hetsched.executor.gradients import BETAS, EPSILON, WEIGHT_DECAY
 from hetsched.executor.model import Transformer
-from hetsched.executor.settings import RunSettings, StepReport
+from hetsched.executor.settings import RunSettings
+from hetsched.executor.stage import StageWorker
+from hetsched.plan import Plan
 
-OURS = "--ours"
+TIMES_TO = "OVERHEAD_TIMES_TO"
 
 
-def train(words: list[str]) -> None:
-    """Train as the executor does: the same model, samples, loss and optimiser."""
-    given = dict(zip(words[::2], words[1::2], strict=False))  # the last word has no value
-    rank, steps = int(os.environ["RANK"]), int(given["--steps"])
-    plan = read_plan(Path(given["--plan"]))
-    (pipeline,), job, settings = plan.pipelines, plan.workload, RunSettings()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=given["--init-method"], rank=rank, world_size=len(pipeline.stages))
-    model = Transformer(plan.model, pipeline.stages[rank].layers)
-    model.initialise(settings.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, BETAS, EPSILON, WEIGHT_DECAY, fused=True)
-    stage = PipelineStage(model, rank, len(pipeline.stages), torch.device("cpu"))
+class TorchAlone:
+    """The other program."""
 
-    def loss_of(logits: Tensor, target: Tensor) -> Tensor:
+    def __init__(self, plan: Plan, rank: int) -> None:
+        (pipeline,), self._job, settings = plan.pipelines, plan.workload, RunSettings()
+        self._model, self._text, self._first = (
+            Transformer(plan.model, pipeline.stages[rank].layers),
+            ByteText(),
+            not rank,
+        )
+        self._model.initialise(settings.seed)
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), settings.learning_rate, BETAS, EPSILON, WEIGHT_DECAY, fused=True
+        )
+        stage = PipelineStage(self._model, rank, len(pipeline.stages), torch.device("cpu"))
+        self._schedule = Schedule1F1B(stage, pipeline.micro_batches, loss_fn=self._loss)
+
+    def step(self, step: int) -> float:
+        """Train a step; returns the loss, on the last stage."""
+        job, losses = self._job, list[Tensor]()
+        inputs, targets = self._text.samples(step * job.global_batch, range(job.global_batch), job.seq_len)
+        if self._first:
+            self._schedule.step(inputs)
+        else:
+            self._schedule.step(target=targets, losses=losses)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(torch.stack(losses).mean()) if losses else 0.0
+
+    @staticmethod
+    def _loss(logits: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(logits.flatten(0, 1), target.flatten())
 
-    schedule, text = Schedule1F1B(stage, pipeline.micro_batches, loss_fn=loss_of), ByteText()
-    with open(Path(given["--output"]) / f"rank-{rank}.jsonl", "w", encoding="utf-8") as stream:
-        stream.write(json.dumps({"device": "cpu", "dtype": "fp32"}) + "\n")
-        dist.all_reduce(torch.zeros(()))
+
+class InTurn(StageWorker):
+    """The executor's, which lets torch alone do each step first."""
+
+    def __init__(self, plan: Plan, *given: Any) -> None:
+        super().__init__(plan, *given)
+        self._rank = dist.get_rank()
+        self._other, self._began = TorchAlone(plan, self._rank), 0.0
+        self._told: dict[str, list[float]] = {"ours_s": [], "torch_s": [], "losses": []}
+
+    def run_step(self, step: int) -> Tensor:
+        """See the module. What the executor takes is from here to here."""
+        if step:
+            self._told["ours_s"].append(time.perf_counter() - self._began)
+        dist.barrier()
         began = time.perf_counter()
-        for step in range(steps):
-            losses: list[Tensor] = []
-            inputs, targets = text.samples(step * job.global_batch, range(job.global_batch), job.seq_len)
-            if rank == 0:
-                schedule.step(inputs)
-            else:
-                schedule.step(target=targets, losses=losses)
-            schedule_s = time.perf_counter() - began
-            optimizer.step()
-            optimizer.zero_grad()
-            loss = float(torch.stack(losses).mean()) if losses else 0.0
-            began, ended = time.perf_counter(), time.perf_counter() - began
-            report = StepReport(step, loss, ended, schedule_s, 0.0, 0.0, ended - schedule_s)
-            stream.write(json.dumps(asdict(report)) + "\n")
-    dist.destroy_process_group()
+        self._told["losses"].append(self._other.step(step))
+        self._told["torch_s"].append(time.perf_counter() - began)
+        path = Path(os.environ[TIMES_TO]) / f"rank-{self._rank}.json"
+        path.write_text(json.dumps(self._told), encoding="utf-8")
+        dist.barrier()
+        self._began = time.perf_counter()
+        return super().run_step(step)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(PermissionError):  # where it may, little else comes between
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
-    if sys.argv[1] == OURS:
-        sys.exit(main(sys.argv[2:]))
-    train(sys.argv[1:])
+    train.StageWorker = InTurn  # type: ignore[assignment,attr-defined]
+    sys.exit(main(sys.argv[1:]))
