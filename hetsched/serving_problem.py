@@ -11,6 +11,7 @@ from hetsched.requests import Requests
 from hetsched.workload import ServingLoad
 
 OBJECTIVES = ("throughput", "attainment", "cost")
+MODES = ("auto", "colocated", "disaggregated")
 MOST_BATCH = 256  # sequences of a step, as engines have it by default; a pipeline has as many steps as stages
 
 
@@ -22,6 +23,7 @@ class ServingProblem:
     (or can be served at all, without one); `attainment` the largest share of requests within it at the load's rate;
     `cost` the least money an hour that keeps it at that rate. usd_per_hour: the nodes in use may cost at most
     so much; `plan_renting` chooses them.
+    mode: `colocated`, replicas prefill and decode; `disaggregated`, each does one of both; `auto`, whatever is best.
     Raises HetschedError where the objective lacks what it needs.
     """
 
@@ -33,8 +35,11 @@ class ServingProblem:
     objective: str = "throughput"
     usd_per_hour: float | None = None
     most_batch: int = MOST_BATCH
+    mode: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise HetschedError(f"the mode is {self.mode!r}", hint=f"one of: {', '.join(MODES)}")
         if self.objective not in OBJECTIVES:
             raise HetschedError(f"the objective is {self.objective!r}", hint=f"one of: {', '.join(OBJECTIVES)}")
         if self.objective != "throughput" and self.load.rate_per_s is None:

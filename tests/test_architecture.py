@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "catalog": SHAPES,
     "readers": PLAN | {"catalog"},
     "algorithms": set(),
-    "cost": PLAN,
+    "cost": PLAN | {"algorithms"},
     "simulate": COST,
     "serving": (SOLVERS - {"problem"}) | {"budget", "simulate"},
     "bound": COST | {"problem"},

@@ -78,7 +78,7 @@ def serving_solver_names() -> Iterable[str]:
     """What `--solver` takes of `plan-serve`."""
     from hetsched.solvers.serving import SERVING_SOLVERS
 
-    return SERVING_SOLVERS
+    return ["auto", *SERVING_SOLVERS]
 
 
 def cost_model_names() -> Iterable[str]:
@@ -109,7 +109,7 @@ def search_options(function: Function) -> Function:
 
 def serving_search_options(function: Function) -> Function:
     """The options of every command that searches for a serving plan."""
-    return _search_options(function, serving_solver_names, "genetic", "pipeline-dp or uniform")
+    return _search_options(function, serving_solver_names, "auto", "genetic or maxflow")
 
 
 def _search_options(function: Function, names: Callable[[], Iterable[str]], usual: str, example: str) -> Function:

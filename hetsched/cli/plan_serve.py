@@ -27,7 +27,7 @@ BITS = click.Choice(["16", "8", "4"])
     type=click.Choice(["auto", "colocated", "disaggregated"]),
     default="auto",
     show_default=True,
-    help="Whether replicas do prefill and decode; auto is colocated, as yet.",
+    help="Whether replicas prefill and decode, or each does one of both; auto: what simulates best.",
 )
 @load_options
 @click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations.")
@@ -103,13 +103,15 @@ def plan_serve(
     from hetsched.report.serving_table import serving_table
     from hetsched.serving.finish import finished_serving_plan
     from hetsched.serving.renting import planned
-    from hetsched.serving.search import plan_serving
+    from hetsched.serving.search import USUAL, plan_serving
     from hetsched.serving_problem import ServingProblem
     from hetsched.solvers.serving import SERVING_SOLVERS
     from hetsched.workload import ServingLoad
 
-    if mode == "disaggregated":
-        raise HetschedError("this version plans no disaggregated serving", hint="use --mode colocated")
+    if solver != "auto" and mode == ("colocated" if SERVING_SOLVERS[solver].apart else "disaggregated"):
+        raise HetschedError(
+            f"--solver {solver} makes no {mode} plans", hint=f"--mode auto, or one of: {', '.join(USUAL[mode])}"
+        )
     if offers is not None and budget_usd_per_hour is None and objective != "cost":
         raise HetschedError("--offers: how much may be spent?", hint="--budget-usd-per-hour, or --objective cost")
     cluster_path, offers = _inputs(cluster_path, offers)
@@ -119,14 +121,14 @@ def plan_serve(
     wanted = load_of(load, ServingLoad(dtype=dtype))
     options = ServingOptions(int(weight_bits), int(kv_bits), chunked_prefill or 0)
     requests = requests_of(wanted, spec, Path(), Drawing(seed=seed))
-    problem = ServingProblem(cluster, spec, wanted, requests, options, objective, budget_usd_per_hour)
+    problem = ServingProblem(cluster, spec, wanted, requests, options, objective, budget_usd_per_hour, mode=mode)
     reference = None
     if wanted.slo.scale is not None:
         reference = reference_replica(find_gpu(REFERENCE_GPU, "SLO scale"), spec, problem.precision)
     with ProgressLine(solver, quiet, "steps") as line:
         plan_one = partial(
             plan_serving,
-            solver=SERVING_SOLVERS[solver],
+            solver=None if solver == "auto" else SERVING_SOLVERS[solver],
             memory_fraction=memory_fraction,
             reference=reference,
             seed=seed,

@@ -4,7 +4,7 @@ A class is a number for devices that the model can't tell apart. A group is a te
 classes; a chain is a pipeline, a tuple of (group, layers).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heapreplace
 from math import inf
@@ -55,12 +55,11 @@ class ChainPricer(Protocol):
         """How many micro-batches each does."""
         ...
 
-    def stand(self, chains: Sequence[Chain]) -> Standing:
-        """The price of a plan; inf where it breaks a limit."""
-        ...
+    def stand(self, chains: Sequence[Chain], limit_s: float = inf, near: Standing | None = None) -> Standing:
+        """The price of a plan; inf where it breaks a limit, and where its guide_s is found to be above `limit_s`.
 
-    def change(self, standing: Standing, changes: Mapping[int, Chain]) -> Standing:
-        """The price with other chains at some positions, as many as before."""
+        near: a plan that shares most of its chains, at the same positions.
+        """
         ...
 
 

@@ -43,9 +43,9 @@ def team_of(cluster: Cluster, names: Sequence[str]) -> Team:
 class Lanes:
     """Flows, one for each GPU that sends, that leave, enter and join nodes at the same time."""
 
-    out: Counter[int] = field(default_factory=Counter)
-    into: Counter[int] = field(default_factory=Counter)
-    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
+    out: dict[int, int] = field(default_factory=Counter)
+    into: dict[int, int] = field(default_factory=Counter)
+    pairs: dict[tuple[int, int], int] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, transfers: Iterable[tuple[Team, Team]], parts: bool = True) -> "Lanes":
@@ -63,7 +63,7 @@ class Lanes:
         self.pairs[source, target] += count
 
 
-StepTime = Callable[[Cluster, Team, Team, float, Lanes, int], float]
+RingStep = Callable[[int, int, float, int], float]
 
 
 def width(source: Team, target: Team) -> int:
@@ -147,48 +147,63 @@ def _has_own_links(cluster: Cluster, a: Team, b: Team) -> bool:
     return a.spans or b.spans or (a.node, b.node) in cluster.network.per_device
 
 
-def all_reduce_s(
-    cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes, step: StepTime | None = None
-) -> float:
-    """All-reduce of `size_bytes` that each team holds once, over its devices: the faster of two ways.
+def all_reduce_s(cluster: Cluster, members: Sequence[Team], size_bytes: float, lanes: Lanes) -> float:
+    """All-reduce of `size_bytes` that each team holds once, over its devices, as `ring_all_reduce_s` says.
 
-    One ring through all teams in the order given; or, where nodes have several of them, a reduce-scatter inside each
-    node, rings across the nodes, and a gather inside each node. A ring takes 2 (n - 1) steps of 1/n of the bytes, each
-    as slow as its slowest link (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). Teams of unequal size reduce
-    matching slices, in rings at the same time: what matters is how many bytes a link carries in all. step: `step_s`, or
-    one that remembers.
+    Teams of unequal size reduce matching slices, in rings at the same time: what matters is how many bytes a link
+    carries in all.
     """
-    step = step or step_s
-    n = len(members)
+
+    def step(a: int, b: int, part_bytes: float, teams: int) -> float:
+        return step_s(cluster, members[a], members[b], part_bytes, lanes, teams)
+
+    return ring_all_reduce_s([team.node for team in members], size_bytes, step)
+
+
+def ring_all_reduce_s(nodes: Sequence[int], size_bytes: float, step: RingStep) -> float:
+    """The faster of two ways to all-reduce among members, `nodes` being the node of each in ring order.
+
+    One ring through all of them; or, where nodes have several, a reduce-scatter inside each node, rings across the
+    nodes, and a gather inside each node. A ring takes 2 (n - 1) steps of 1/n of the bytes, each as slow as its slowest
+    link (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). step(a, b, bytes, teams): from member a to member b,
+    where so many of the ring are in the first one's node.
+    """
+    n = len(nodes)
     if n < 2:
         return 0.0
-    nodes: dict[int, list[Team]] = {}
-    for team in members:
-        nodes.setdefault(team.node, []).append(team)
-    hops = list(zip(members, [*members[1:], members[0]], strict=True))
-    flat = 2 * (n - 1) * max(step(cluster, a, b, size_bytes / n, lanes, len(nodes[a.node])) for a, b in hops)
-    if len(nodes) < 2 or len(nodes) == n:
+    places: dict[int, list[int]] = {}
+    for member, node in enumerate(nodes):
+        places.setdefault(node, []).append(member)
+    around = list(zip(range(n), [*range(1, n), 0], strict=True))
+    flat = 2 * (n - 1) * max([step(a, b, size_bytes / n, len(places[nodes[a]])) for a, b in around])
+    if len(places) < 2 or len(places) == n:
         return flat
-    within = max(2 * (len(teams) - 1) * _inside_step_s(cluster, teams, size_bytes, step) for teams in nodes.values())
-    across = [(a, b) for a, b in hops if a.node != b.node]
-    steps = 2 * (len(nodes) - 1)
-    return min(flat, within + steps * max(step(cluster, a, b, size_bytes / len(nodes), lanes, 1) for a, b in across))
+    within = max(_within_s(members, size_bytes, step) for members in places.values())
+    part, steps = size_bytes / len(places), 2 * (len(places) - 1)
+    return min(flat, within + steps * max([step(a, b, part, 1) for a, b in around if nodes[a] != nodes[b]]))
+
+
+def _within_s(members: Sequence[int], size_bytes: float, step: RingStep) -> float:
+    size = len(members)
+    if size < 2:
+        return 0.0
+    steps = [step(a, b, size_bytes / size, size) for a, b in pairwise([*members, members[0]])]
+    return 2 * (size - 1) * max(steps)
 
 
 def step_s(cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
     """One step of a ring, from a team to the next; teams: how many of the ring are in the first one's node."""
+    latency_s, bytes_per_s = step_link(cluster, a, b, lanes, teams)
+    return latency_s + size_bytes / bytes_per_s
+
+
+def step_link(cluster: Cluster, a: Team, b: Team, lanes: Lanes, teams: int) -> tuple[float, float]:
+    """Latency in s and bytes/s of a step of a ring."""
     latency_s, each = _worst_link(cluster, a, b)
     if a.node == b.node:
         measured = cluster.inside_bytes_per_s(a.node, teams * max(a.size, b.size), CHUNK_BYTES)
-        return latency_s + size_bytes / (width(a, b) * (each if measured is None else measured))
+        return latency_s, width(a, b) * (each if measured is None else measured)
     whole = bandwidth_bytes_per_s(cluster, a.node, b.node, width(a, b), lanes, CHUNK_BYTES)
     if _has_own_links(cluster, a, b):
         whole = min(whole, width(a, b) * each)
-    return latency_s + size_bytes / whole
-
-
-def _inside_step_s(cluster: Cluster, teams: Sequence[Team], size_bytes: float, step: StepTime) -> float:
-    if len(teams) < 2:
-        return 0.0
-    here = [*teams, teams[0]]
-    return max(step(cluster, a, b, size_bytes / len(teams), Lanes(), len(teams)) for a, b in pairwise(here))
+    return latency_s, whole

@@ -1,12 +1,14 @@
 """A training plan on its cluster: the team of each stage, what it works, and who uses which network at once."""
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.compute import StageWork, Worker, efficiency, stage_work
 from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s, width
+from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s
 from hetsched.cost.schedule import Hop
 from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
 from hetsched.model import ModelSpec
@@ -78,7 +80,9 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         for team in line:
             ranks.setdefault(team.node, len(ranks))
     rings = [sorted(group.members, key=lambda seat: ranks[teams[seat[0]][seat[1]].node]) for group in groups]
-    in_parts = plan.options.overlap
+    flat, first = [team for line in teams for team in line], list(accumulate(map(len, teams), initial=0))
+    numbered = [[first[p] + s for p, s in ring] for ring in rings]
+    in_parts, zero = plan.options.overlap, plan.options.zero
     boundaries = [pair for line in teams for pair in pairwise(line)]
     return Placement(
         cluster,
@@ -89,7 +93,9 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         rings,
         Lanes.of(boundaries, in_parts),
         Lanes.of(((there, here) for here, there in boundaries), in_parts),
-        gradient_lanes(teams, rings, plan.options.zero, plan.model.tied_parameters > 0),
+        gradient_lanes(
+            numbered, [team.node for team in flat], [team.size for team in flat], zero, plan.model.tied_parameters > 0
+        ),
     )
 
 
@@ -103,53 +109,54 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
     return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
 
 
-def gradient_lanes(teams: list[list[Team]], rings: list[list[Seat]], zero: int, tied: bool) -> list[Lanes]:
+def gradient_lanes(
+    rings: Sequence[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int], zero: int, tied: bool
+) -> list[Lanes]:
     """For each ring, the flows that all-reduces make while it goes round; tied: whether the last is a tied embedding's.
 
-    All stages reduce at the same time, each one group at a time; the tied embedding's ring comes after them. With
-    ZeRO 3 weights are gathered too, when passes begin, so a stage may be asked for those of several groups.
+    rings: stages by number; nodes, sizes: of each stage's team. All stages reduce at the same time, each one group at a
+    time; the tied embedding's ring comes after them. With ZeRO 3 weights are gathered too, when passes begin, so a
+    stage may be asked for those of several groups.
     """
     if zero == GATHERED_WEIGHTS:
-        return [_flows_at_will(teams, rings)] * len(rings)
+        return [_flows(rings, nodes, sizes, at_will=True)] * len(rings)
     blocks = len(rings) - 1 if tied and rings else len(rings)
-    return [_flows_in_turn(teams, rings[:blocks])] * blocks + [_flows_in_turn(teams, [ring]) for ring in rings[blocks:]]
+    return [_flows(rings[:blocks], nodes, sizes)] * blocks + [_flows([ring], nodes, sizes) for ring in rings[blocks:]]
 
 
-def _flows_in_turn(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
+def _flows(rings: Iterable[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int], at_will: bool = False) -> Lanes:
     """A stage counts once where it sends from and once where it receives, however many groups it has, with the most
-    flows it ever makes; between two nodes there are no more than their stages that send, or receive, there.
+    flows it ever makes; between two nodes there are no more than their stages that send, or receive, there. At will, it
+    counts once for each node it sends to.
     """
-    sent: dict[tuple[int, Seat], int] = {}
-    received: dict[tuple[int, Seat], int] = {}
-    between: dict[tuple[int, int], tuple[dict[Seat, int], dict[Seat, int]]] = {}
-    for ring in rings:
-        for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
-            source, target = teams[here[0]][here[1]], teams[there[0]][there[1]]
-            i, j = source.node, target.node
-            if i != j:
-                wide = width(source, target)
-                senders, receivers = between.setdefault((i, j), ({}, {}))
-                for seats, seat in ((senders, here), (receivers, there)):
-                    seats[seat] = max(wide, seats.get(seat, 0))
-                sent[i, here] = max(wide, sent.get((i, here), 0))
-                received[j, there] = max(wide, received.get((j, there), 0))
+    sends: dict[tuple[int, int], int] = {}
+    receives: dict[tuple[int, int], int] = {}
+    for a, b in {step for ring in rings for step in zip(ring, [*ring[1:], ring[0]], strict=True)}:
+        i, j = nodes[a], nodes[b]
+        if i != j:
+            wide = min(sizes[a], sizes[b])
+            if sends.get((a, j), 0) < wide:
+                sends[a, j] = wide
+            if receives.get((b, i), 0) < wide:
+                receives[b, i] = wide
     lanes = Lanes()
-    for (i, _), wide in sent.items():
-        lanes.out[i] += wide
-    for (j, _), wide in received.items():
-        lanes.into[j] += wide
-    for pair, (senders, receivers) in between.items():
-        lanes.pairs[pair] = min(sum(senders.values()), sum(receivers.values()))
+    if at_will:
+        for (a, j), wide in sends.items():
+            lanes.add(nodes[a], j, wide)
+        return lanes
+    sent: dict[int, int] = {}
+    received: dict[int, int] = {}
+    for (a, j), wide in sends.items():
+        sent[a] = max(wide, sent.get(a, 0))
+        lanes.pairs[nodes[a], j] += wide
+    entered: Counter[tuple[int, int]] = Counter()
+    for (b, i), wide in receives.items():
+        received[b] = max(wide, received.get(b, 0))
+        entered[i, nodes[b]] += wide
+    for pair, wide in entered.items():
+        lanes.pairs[pair] = min(lanes.pairs[pair], wide)
+    for a, wide in sent.items():
+        lanes.out[nodes[a]] += wide
+    for b, wide in received.items():
+        lanes.into[nodes[b]] += wide
     return lanes
-
-
-def _flows_at_will(teams: list[list[Team]], rings: list[list[Seat]]) -> Lanes:
-    """A stage counts once for each node it sends to; of several teams there, the one it makes the most flows to."""
-    flows: dict[tuple[Seat, int], tuple[Team, Team]] = {}
-    for ring in rings:
-        for here, there in zip(ring, [*ring[1:], ring[0]], strict=True):
-            source, target = teams[here[0]][here[1]], teams[there[0]][there[1]]
-            key = here, target.node
-            if source.node != target.node and (key not in flows or width(source, target) > width(*flows[key])):
-                flows[key] = source, target
-    return Lanes.of(flows.values())

@@ -1,34 +1,61 @@
 """The roofline for a search: plans as chains of classes, played as `play_iteration` does, what repeats remembered.
 
-A class stands for like devices, so a team is known by its group; a hop, or a step of a ring, by its two groups and by
-how many flows share their nodes; a played pipeline by its chain, share and hops.
+What a plan takes is looked at in turn, the cheapest first: what its pipelines take at least; with their gradients, were
+the network free; as they are played; and as all share the network. A search that looks for less than a limit is told as
+soon as that can't be.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from math import inf
+from operator import itemgetter
 
 from hetsched.cluster import Cluster
-from hetsched.cost.chain_rings import Ring, chain_rings
-from hetsched.cost.chains import Chain, Group, Standing, apportion, pipelined_ends
-from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
-from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
-from hetsched.cost.network import Lanes, Team, all_reduce_s, step_s, transfer_s
+from hetsched.cost.chain_rings import ChainRings, Rings
+from hetsched.cost.chains import Chain, Group, Standing, apportion
+from hetsched.cost.compute import StageWork
 from hetsched.cost.pipeline_terms import PipelineTerms
-from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes, worker_of
+from hetsched.cost.placement import GATHERED_WEIGHTS
+from hetsched.cost.roofline_stages import MOST_REMEMBERED, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
 from hetsched.cost.schedule import Hop, play
-from hetsched.cost.traffic import compressed_bytes
 from hetsched.model import ModelSpec
-from hetsched.plan import Layers, Options, Stage
+from hetsched.plan import Options
 from hetsched.workload import TrainingJob
 
 MEAN_WEIGHT = 0.05  # of the guide: how much the mean pipeline counts beside the slowest
-MOST_REMEMBERED = 200_000
+
+_Played = tuple[object, int, tuple[int, ...]]  # what works, on how many micro-batches, over which hops
+_Lines = list[tuple[float, float]]  # seconds besides, and for each micro-batch: some is the least that it takes
 
 
-class RooflineChains:
+@dataclass(frozen=True, eq=False, slots=True)
+class _Facts:
+    """What is remembered of a chain.
+
+    pattern: a number, the same of chains whose stages work alike. pace_s: what each further micro-batch takes about,
+    through_s: what the first takes, with free links; least: what all take at least. groups: by number, and their nodes
+    and degrees. hops: (group, group, node, node, flows). cuts: where it is cut, from 0 on; holder: which stage holds
+    each block.
+    """
+
+    works: list[StageWork]
+    pattern: int
+    pace_s: float
+    through_s: float
+    least: _Lines
+    groups: list[int]
+    nodes: list[int]
+    degrees: list[int]
+    hops: list[tuple[int, int, int, int, int]]
+    cuts: list[int]
+    holder: list[int]
+    fits: dict[tuple[int, int], bool] = field(default_factory=dict)
+    updates_s: dict[int, list[float]] = field(default_factory=dict)
+
+
+class RooflineChains(RooflineStages):
     """A `ChainPricer`. members: per class, positions of its devices in the cluster."""
 
     def __init__(
@@ -40,311 +67,221 @@ class RooflineChains:
         options: Options,
         memory_fraction: float,
     ) -> None:
-        self.cluster, self.members, self.model, self.job, self.options = cluster, members, model, job, options
-        self.memory_fraction = memory_fraction
-        self.blocks = model.num_layers
-        size, bits = hidden_bytes(model, job), options.compression
-        self._forward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_bits)
-        self._backward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_grad_bits)
-        self._nodes = [int(cluster.node_of[positions[0]]) for positions in members]
-        self._teams: dict[Group, Team] = {}
-        self._groups: dict[int, Group] = {}
-        self._workers: dict[Group, Worker] = {}
-        self._works: dict[tuple[Group, int, bool, bool], StageWork] = {}
-        self._updates: dict[tuple[Group, int, bool, bool, int], float] = {}
-        self._most: dict[tuple[int, int, int, bool, bool, int], int] = {}
-        self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
-        self._hops: dict[tuple[Group, Group, int, int, int], Hop] = {}
-        self._steps: dict[tuple[int, int, float, int, int, int, int], float] = {}
-        self._flows: dict[Chain, list[tuple[int, int, int]]] = {}
-        self._paces: dict[Chain, tuple[float, float]] = {}
-        self._holders: dict[Chain, list[int]] = {}
-        self._played: dict[tuple[object, int, tuple[int, ...]], list[float]] = {}
-
-    # ---- teams of a group: representatives, since all of a class are alike
-
-    def _team(self, group: Group) -> Team:
-        team = self._teams.get(group)
-        if team is None:
-            team = self._teams[group] = self._representatives(group, Counter())
-            self._groups[id(team)] = group
-        return team
-
-    def _representatives(self, group: Group, taken: Counter[int]) -> Team:
-        taken = Counter(taken)
-        devices = []
-        for member in group:
-            devices.append(self.members[member][taken[member]])
-            taken[member] += 1
-        return Team(tuple(devices), self._nodes[group[0]])
-
-    def _worker(self, group: Group) -> Worker:
-        worker = self._workers.get(group)
-        if worker is None:
-            worker = self._workers[group] = worker_of(self.cluster, self._team(group), self.model, self.job)
-        return worker
-
-    def _layers(self, count: int, first: bool, last: bool) -> Layers:
-        begin = 0 if first else self.blocks - count if last else 1
-        return begin, begin + count
-
-    def work(self, group: Group, count: int, first: bool, last: bool) -> StageWork:
-        """What a stage works on one micro-batch."""
-        key = group, count, first, last
-        work = self._works.get(key)
-        if work is None:
-            layers = self._layers(count, first, last)
-            work = stage_work(self._worker(group), self.model, self.job, layers, self.options.recompute)
-            self._works[key] = work
-        return work
+        super().__init__(cluster, members, model, job, options, memory_fraction)
+        self._rings = ChainRings(self)
+        self._facts: dict[Chain, _Facts] = {}
+        self._patterns: dict[tuple[tuple[int, int], ...], int] = {}
+        self._played: dict[_Played, list[float]] = {}
 
     def move_s(self, chains: Sequence[Chain]) -> float:
         """See `ChainPricer`; measured."""
-        return 1e-4 + 1.8e-5 * sum(map(len, chains))
-
-    def block_s(self, group: Group) -> float:
-        """See `ChainPricer`."""
-        work = self.work(group, 1, self.blocks == 1, self.blocks < 3)
-        return work.forward_s + work.backward_s
-
-    def _update_s(self, group: Group, count: int, first: bool, last: bool, shards: int) -> float:
-        key = group, count, first, last, shards
-        seconds = self._updates.get(key)
-        if seconds is None:
-            layers = self._layers(count, first, last)
-            seconds = self._updates[key] = optimizer_s(self._worker(group), self.model, layers, shards)
-        return seconds
-
-    # ---- memory and layers
-
-    def most_layers(self, group: Group, flying: int, depth: int, first: bool, last: bool, peers: int) -> int:
-        """How many blocks a group can hold with so many micro-batches in flight, 0 where not one."""
-        gpu = self.cluster.devices[self.members[group[0]][0]].gpu
-        key = gpu.memory_bytes, len(group), flying, first, last, peers if self.options.zero else 0
-        most = self._most.get(key)
-        if most is None:
-            limit = gpu.memory_bytes * self.memory_fraction - reserve_bytes(gpu.memory_bytes)
-
-            def held(count: int) -> float:
-                stage = Stage(self._layers(count, first, last), ("",) * len(group))
-                # position and depth only say how many are in flight, and whether there is a neighbour
-                return stage_bytes(
-                    self.model, self.job, self.options, stage, max(0, depth - flying), depth, flying, peers
-                )
-
-            most = self.blocks - (not first) - (not last)
-            if most and held(most) > limit:
-                one = held(1)
-                most = 0 if one > limit else 1 + int((limit - one) / max(1.0, held(2) - one)) if most > 1 else 0
-                most += 1 if most and held(most + 1) <= limit else 0
-                most -= 1 if most and held(most) > limit else 0
-            self._most[key] = most
-        return most
-
-    def _caps(self, groups: Sequence[Group], share: int, peers: int) -> list[int]:
-        depth = len(groups)
-        gpipe = self.options.schedule == "gpipe"
-        return [
-            self.most_layers(group, share if gpipe else min(depth - s, share), depth, s == 0, s == depth - 1, peers)
-            for s, group in enumerate(groups)
-        ]
-
-    def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        """See `ChainPricer`; None too where a group spans nodes."""
-        key = groups, pipelines
-        if key not in self._splits:
-            if len(self._splits) > MOST_REMEMBERED:
-                self._splits.clear()
-            across = any(len({self._nodes[member] for member in group}) > 1 for group in groups if len(group) > 1)
-            self._splits[key] = None if across else self._split(groups, pipelines)
-        return self._splits[key]
-
-    def _split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        depth = len(groups)
-        if depth > self.blocks or self.blocks < 3:
-            return None if depth > self.blocks else self._tiny(groups, pipelines)
-        share = -(-self.job.global_batch // (self.job.micro_batch * pipelines))
-        seconds = [self.block_s(group) for group in groups]
-        extra = [0.0] * depth
-        for s, first, last in ((0, True, depth == 1), (depth - 1, depth == 1, True)):
-            count = self.blocks if depth == 1 else 1
-            work = self.work(groups[s], count, first, last)
-            extra[s] = work.forward_s + work.backward_s - count * seconds[s]
-        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
-        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
-        counts = pipelined_ends(seconds, extra, self._caps(groups, share, pipelines), self.blocks, share, busy_s)
-        return None if counts is None else tuple(zip(groups, counts, strict=True))
-
-    def _tiny(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
-        """A model of one or two blocks."""
-        counts = [1] * len(groups) if len(groups) == self.blocks else [self.blocks]
-        chain = tuple(zip(groups, counts, strict=True))
-        share = -(-self.job.global_batch // self.job.micro_batch // pipelines)
-        return chain if self.fits(chain, share, pipelines) else None
-
-    def fits(self, chain: Chain, share: int, pipelines: int) -> bool:
-        """Whether no stage of a pipeline of so many micro-batches needs more memory than it has."""
-        caps = self._caps([group for group, _ in chain], share, pipelines)
-        return all(layers <= cap for (_, layers), cap in zip(chain, caps, strict=True))
-
-    # ---- one pipeline
-
-    def stage_works(self, chain: Chain) -> list[StageWork]:
-        """The work of each stage."""
-        last = len(chain) - 1
-        return [self.work(group, count, s == 0, s == last) for s, (group, count) in enumerate(chain)]
-
-    def hop(self, here: Group, there: Group, pair: int, out: int, into: int) -> Hop:
-        """Between two groups, where so many flows share the way from node to node, out of one, and into the other."""
-        key = here, there, pair, out, into
-        hop = self._hops.get(key)
-        if hop is None:
-            source, target = self._pair(here, there)
-            i, j = source.node, target.node
-            forward = Lanes(Counter({i: out}), Counter({j: into}), Counter({(i, j): pair}))
-            backward = Lanes(Counter({j: into}), Counter({i: out}), Counter({(j, i): pair}))
-            hop = Hop(
-                *transfer_s(self.cluster, source, target, self._forward_bytes, forward),
-                *transfer_s(self.cluster, target, source, self._backward_bytes, backward),
-            )
-            self._hops[key] = hop
-        return hop
-
-    def _pair(self, here: Group, there: Group) -> tuple[Team, Team]:
-        return self._representatives(here, Counter()), self._representatives(there, Counter(here))
+        return 2e-5 + sum([4e-6 * len(chain) + 5e-7 * len(chain) ** 2 for chain in chains])
 
     def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
         """See `ChainPricer`."""
         return roofline_terms(self, groups, share, pipelines)
 
-    def _pace(self, chain: Chain) -> tuple[float, float]:
-        """Seconds that each further micro-batch takes, and that the first takes besides, with free links."""
-        found = self._paces.get(chain)
-        if found is None:
-            works = [work.forward_s + work.backward_s for work in self.stage_works(chain)]
-            hops = [self.hop(a, b, 0, 0, 0) for (a, _), (b, _) in pairwise(chain)]
-            pace = max([*works, *(max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops)])
-            through = sum(works) + sum(
-                hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
-                for hop in hops
-            )
-            found = self._paces[chain] = pace, through - pace
-        return found
-
     def shares(self, chains: Sequence[Chain]) -> list[int]:
         """By pace, so that the slowest ends soonest."""
-        total = max(len(chains), -(-self.job.global_batch // self.job.micro_batch))
-        return apportion(total, [self._pace(chain) for chain in chains])
+        return self._shares([self._facts_of(chain) for chain in chains])
+
+    def stand(self, chains: Sequence[Chain], limit_s: float = inf, near: Standing | None = None) -> Standing:
+        """See `ChainPricer`."""
+        chains = list(chains)
+        seconds, guide_s = self._seconds(chains, limit_s)
+        return Standing(chains, seconds, guide_s)
+
+    # ---- one pipeline
+
+    def _facts_of(self, chain: Chain) -> _Facts:
+        facts = self._facts.get(chain)
+        if facts is None:
+            if len(self._facts) > MOST_REMEMBERED:
+                self._facts.clear()
+            facts = self._facts[chain] = self._look_at(chain)
+        return facts
+
+    def _look_at(self, chain: Chain) -> _Facts:
+        works = self.stage_works(chain)
+        groups = [self.number(group) for group, _ in chain]
+        nodes, degrees = [self.teams[g].node for g in groups], [self.teams[g].size for g in groups]
+        pattern = tuple([(self.kinds[g], count) for g, (_, count) in zip(groups, chain, strict=True)])
+        free = [self.hops[self.hop_number(a, b, 0, 0, 0)] for a, b in pairwise(groups)]
+        times = [work.forward_s + work.backward_s for work in works]
+        return _Facts(
+            works,
+            self._patterns.setdefault(pattern, len(self._patterns)),
+            max(times + [max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in free]),
+            sum(times) + sum(map(_both_ways_s, free)),
+            _least(works, free),
+            groups,
+            nodes,
+            degrees,
+            [
+                (a, b, nodes[s], nodes[s + 1], min(degrees[s], degrees[s + 1]))
+                for s, (a, b) in enumerate(pairwise(groups))
+            ],
+            list(accumulate((count for _, count in chain), initial=0)),
+            [s for s, (_, count) in enumerate(chain) for _ in range(count)],
+        )
 
     # ---- a whole plan
 
-    def change(self, standing: Standing, changes: Mapping[int, Chain]) -> Standing:
-        """See `ChainPricer`."""
-        chains = [*standing.chains]
-        for position, chain in changes.items():
-            chains[position] = chain
-        return self.stand(chains)
+    def _shares(self, facts: Sequence[_Facts]) -> list[int]:
+        total = max(len(facts), -(-self.job.global_batch // self.job.micro_batch))
+        return apportion(total, [(line.pace_s, line.through_s - line.pace_s) for line in facts])
 
-    def stand(self, chains: Sequence[Chain]) -> Standing:
-        """See `ChainPricer`."""
-        chains = list(chains)
-        size = len(chains)
-        shares = self.shares(chains)
-        if not all(self.fits(chain, share, size) for chain, share in zip(chains, shares, strict=True)):
-            return Standing(chains, inf, inf)
-        teams = [[self._team(group) for group, _ in chain] for chain in chains]
-        works = [self.stage_works(chain) for chain in chains]
-        holders = [self._holder(chain) for chain in chains]
-        rings = chain_rings(self.model, self.job, self.options.compression.grad_bits, chains, holders, teams)
-        lanes = gradient_lanes(teams, [ring[0] for ring in rings], self.options.zero, self.model.tied_parameters > 0)
-        if self.options.zero == GATHERED_WEIGHTS:
-            works = self._with_gathers(works, teams, rings, lanes)
-        ends = self._ends(chains, works, shares)
-        reduced = [list(times) for times in ends]
-        for (seats, gradient_bytes, _), flows in zip(rings, lanes, strict=True):
-            seconds = all_reduce_s(self.cluster, [teams[p][s] for p, s in seats], gradient_bytes, flows, self._step_s)
-            end = max(reduced[p][s] for p, s in seats) + seconds
-            for p, s in seats:
-                reduced[p][s] = end
-        shards = size if self.options.zero else 1
-        finished = 0.0
-        for chain, times in zip(chains, reduced, strict=True):
-            last = len(chain) - 1
-            for s, (group, count) in enumerate(chain):
-                finished = max(finished, times[s] + self._update_s(group, count, s == 0, s == last, shards))
-        mean = sum(map(max, ends)) / size
-        return Standing(chains, finished, finished + MEAN_WEIGHT * mean)
+    def _seconds(self, chains: list[Chain], limit_s: float) -> tuple[float, float]:
+        """The iteration time and the guide; inf where the plan breaks a limit, or is sure to be above `limit_s`."""
+        beyond, size = (inf, inf), len(chains)
+        facts = [self._facts_of(chain) for chain in chains]
+        shares = self._shares(facts)
+        least = [_most_s(line.least, share) for line, share in zip(facts, shares, strict=True)]
+        if _guide_s(least, max(least)) > limit_s:
+            return beyond
+        for chain, line, share in zip(chains, facts, shares, strict=True):
+            fits = line.fits.get((share, size))
+            if fits is None:
+                fits = line.fits[share, size] = self.fits(chain, share, size)
+            if not fits:
+                return beyond
+        rings = self._rings_of(facts)
+        reduced_s = self._rings.free_s(rings)
+        first_s = sum(reduced_s[-2 if self.model.tied_parameters else -1 :])  # with block 0, which is done last
+        if _guide_s(least, max(least) + first_s) > limit_s:
+            return beyond
+        works = [line.works for line in facts]
+        gathers = self.options.zero == GATHERED_WEIGHTS
+        if gathers:
+            reduced_s, gather_s = self._rings.shared_s(rings)
+            works = _with_gathers(works, rings, gather_s)
+        keys = self._keys(facts, works, shares)
+        if not all(key in self._played for key in keys):
+            least = [self._least_end_s(key, work) for key, work in zip(keys, works, strict=True)]
+            if _guide_s(least, max(least) + first_s) > limit_s:
+                return beyond
+        ends = [self._play(key, work) for key, work in zip(keys, works, strict=True)]
+        tops, updates = list(map(max, ends)), self._updates(chains, facts)
+        finished = _finished_s(ends, rings, reduced_s, updates)
+        if not gathers and not rings.apart:
+            if _guide_s(tops, finished) > limit_s:
+                return beyond
+            finished = _finished_s(ends, rings, self._rings.shared_s(rings)[0], updates)
+        return finished, _guide_s(tops, finished)
 
-    def _ends(self, chains: list[Chain], works: list[list[StageWork]], shares: list[int]) -> list[list[float]]:
-        """When each stage ends its last backward."""
-        out: Counter[int] = Counter()
-        into: Counter[int] = Counter()
-        pairs: Counter[tuple[int, int]] = Counter()
-        for chain in chains:
-            for i, j, wide in self._flows_of(chain):
-                out[i] += wide
-                into[j] += wide
-                pairs[i, j] += wide
-        found = []
-        nodes = self._nodes
-        for chain, line, share in zip(chains, works, shares, strict=True):
+    def _keys(self, facts: Sequence[_Facts], works: Sequence[list[StageWork]], shares: Sequence[int]) -> list[_Played]:
+        """What each pipeline is to play, its links shared with the others."""
+        out: dict[int, int] = {}
+        into: dict[int, int] = {}
+        pairs: dict[tuple[int, int], int] = {}
+        for line in facts:
+            for _, _, i, j, flows in line.hops:
+                if i != j:
+                    out[i] = out.get(i, 0) + flows
+                    into[j] = into.get(j, 0) + flows
+                    pairs[i, j] = pairs.get((i, j), 0) + flows
+        keys: list[_Played] = []
+        known, number = self.hop_numbers, self.hop_number
+        for line, work, share in zip(facts, works, shares, strict=True):
             hops = []
-            for (a, _), (b, _) in pairwise(chain):
-                i, j = nodes[a[0]], nodes[b[0]]
-                hops.append(self.hop(a, b, 0, 0, 0) if i == j else self.hop(a, b, pairs[i, j], out[i], into[j]))
-            gathers = self.options.zero == GATHERED_WEIGHTS
-            key = tuple(line) if gathers else chain, share, tuple(map(id, hops))
-            ends = self._played.get(key)
-            if ends is None:
-                if len(self._played) > MOST_REMEMBERED:
-                    self._played.clear()
-                ends = play(self.options.schedule, line, hops, share, self.options.overlap)
-                self._played[key] = ends
-            found.append(ends)
+            for a, b, i, j, _ in line.hops:
+                hop = (a, b, 0, 0, 0) if i == j else (a, b, pairs[i, j], out[i], into[j])
+                hops.append(known[hop] if hop in known else number(*hop))
+            keys.append((line.pattern if work is line.works else tuple(work), share, tuple(hops)))
+        return keys
+
+    def _play(self, key: _Played, work: list[StageWork]) -> list[float]:
+        """When each stage ends its last backward."""
+        ends = self._played.get(key)
+        if ends is None:
+            if len(self._played) > MOST_REMEMBERED:
+                self._played.clear()
+            _, share, hops = key
+            ends = play(self.options.schedule, work, [self.hops[hop] for hop in hops], share, self.options.overlap)
+            self._played[key] = ends
+        return ends
+
+    def _least_end_s(self, key: _Played, work: list[StageWork]) -> float:
+        """When a pipeline ends at the earliest; when it does, where it was played before."""
+        ends = self._played.get(key)
+        if ends is not None:
+            return max(ends)
+        return _most_s(_least(work, [self.hops[hop] for hop in key[2]]), key[1])
+
+    def _rings_of(self, facts: Sequence[_Facts]) -> Rings:
+        first = accumulate((len(line.nodes) for line in facts), initial=0)
+        return self._rings.of(
+            [[begin + stage for stage in line.holder] for begin, line in zip(first, facts, strict=False)],
+            sorted({cut for line in facts for cut in line.cuts}),
+            [group for line in facts for group in line.groups],
+            [node for line in facts for node in line.nodes],
+            [degree for line in facts for degree in line.degrees],
+        )
+
+    def _updates(self, chains: Sequence[Chain], facts: Sequence[_Facts]) -> list[float]:
+        """The optimiser step of each stage, in all pipelines."""
+        shards, found = len(chains) if self.options.zero else 1, []
+        for chain, line in zip(chains, facts, strict=True):
+            if shards not in line.updates_s:
+                line.updates_s[shards] = self.updates_s(chain, shards)
+            found += line.updates_s[shards]
         return found
 
-    def _flows_of(self, chain: Chain) -> list[tuple[int, int, int]]:
-        flows = self._flows.get(chain)
-        if flows is None:
-            ends = [(self._nodes[a[0]], self._nodes[b[0]], min(len(a), len(b))) for (a, _), (b, _) in pairwise(chain)]
-            flows = self._flows[chain] = [flow for flow in ends if flow[0] != flow[1]]
-        return flows
 
-    def _holder(self, chain: Chain) -> list[int]:
-        """(blocks,): which stage holds each."""
-        holder = self._holders.get(chain)
-        if holder is None:
-            holder = self._holders[chain] = [s for s, (_, count) in enumerate(chain) for _ in range(count)]
-        return holder
+def _guide_s(ends: Sequence[float], finished_s: float) -> float:
+    """ends: of the pipelines' backwards; finished_s: of the whole plan."""
+    return finished_s + MEAN_WEIGHT * sum(ends) / len(ends)
 
-    def _with_gathers(
-        self, works: list[list[StageWork]], teams: list[list[Team]], rings: list[Ring], lanes: list[Lanes]
-    ) -> list[list[StageWork]]:
-        gather_s = [[0.0] * len(line) for line in works]
-        for (seats, _, weight_bytes), flows in zip(rings, lanes, strict=True):
-            members = [teams[p][s] for p, s in seats]
-            seconds = all_reduce_s(self.cluster, members, weight_bytes, flows, self._step_s) / 2
-            for p, s in seats:
-                gather_s[p][s] += seconds
-        return [
-            [
-                StageWork(work.forward_s + more, work.backward_s + more, work.tensor_parallel_s)
-                for work, more in zip(*pair, strict=True)
-            ]
-            for pair in zip(works, gather_s, strict=True)
+
+def _finished_s(
+    ends: Sequence[Sequence[float]], rings: Rings, reduced_s: Sequence[float], updates_s: Sequence[float]
+) -> float:
+    """The end of the last optimiser step."""
+    times = [end for line in ends for end in line]
+    for ring, seconds in zip(rings.members, reduced_s, strict=True):
+        end = max([times[stage] for stage in ring]) + seconds
+        for stage in ring:
+            times[stage] = end
+    return max([end + update for end, update in zip(times, updates_s, strict=True)])
+
+
+def _with_gathers(works: Sequence[list[StageWork]], rings: Rings, gather_s: Sequence[float]) -> list[list[StageWork]]:
+    """The works with ZeRO 3's gathers."""
+    more = [0.0] * len(rings.nodes)
+    for ring, seconds in zip(rings.members, gather_s, strict=True):
+        for stage in ring:
+            more[stage] += seconds
+    following = iter(more)
+    return [
+        [
+            StageWork(work.forward_s + extra, work.backward_s + extra, work.tensor_parallel_s)
+            for work, extra in ((work, next(following)) for work in line)
         ]
+        for line in works
+    ]
 
-    def _step_s(self, cluster: Cluster, a: Team, b: Team, size_bytes: float, lanes: Lanes, teams: int) -> float:
-        """`step_s` of two teams of these groups, remembered."""
-        i, j = a.node, b.node
-        if i == j:
-            key = id(a), id(b), size_bytes, teams, 0, 0, 0
-        else:
-            key = id(a), id(b), size_bytes, teams, lanes.pairs[i, j], lanes.out[i], lanes.into[j]
-        seconds = self._steps.get(key)
-        if seconds is None:
-            if len(self._steps) > MOST_REMEMBERED:
-                self._steps.clear()
-            here, there = self._pair(self._groups[id(a)], self._groups[id(b)])
-            seconds = self._steps[key] = step_s(cluster, here, there, size_bytes, lanes, teams)
-        return seconds
+
+def _both_ways_s(hop: Hop) -> float:
+    return hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
+
+
+def _least(works: Sequence[StageWork], hops: Sequence[Hop]) -> _Lines:
+    """The least that a pipeline takes.
+
+    A stage works on all micro-batches after the first came through the stages before it, and the last goes back through
+    them. The last micro-batch that a link carries then goes through all else.
+    """
+    lines, before = [], 0.0
+    for work, hop in zip(works, [*hops, Hop()], strict=True):
+        lines.append((before, work.forward_s + work.backward_s))
+        before += work.forward_s + work.backward_s + _both_ways_s(hop)
+    for hop in hops:
+        busy = max(hop.forward_occupied_s, hop.backward_occupied_s)
+        lines.append((before - busy, busy))
+    lines.append((before, 0.0))
+    steepest = max(lines, key=itemgetter(1, 0))
+    return [steepest, *(line for line in lines if line[0] > steepest[0])]  # the others are below it
+
+
+def _most_s(lines: _Lines, count: int) -> float:
+    return max([besides + each * count for besides, each in lines])

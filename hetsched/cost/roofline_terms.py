@@ -9,10 +9,10 @@ from hetsched.cost.chains import Group
 from hetsched.cost.pipeline_terms import PipelineTerms, gather_terms
 
 if TYPE_CHECKING:
-    from hetsched.cost.roofline_chains import RooflineChains
+    from hetsched.cost.roofline_stages import RooflineStages
 
 
-def roofline_terms(pricer: RooflineChains, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
+def roofline_terms(pricer: RooflineStages, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
     """See `ChainPricer.terms`. Messages overlap with computing, so a hop holds up no stage; ZeRO 3's gathers, gradients
     and the optimiser step are not in it."""
     gpipe = pricer.options.schedule == "gpipe"

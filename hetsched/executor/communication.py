@@ -8,9 +8,9 @@ What overlaps with what, exactly (the cost model imitates this):
   arXiv 2104.04473, section 4.1). So each token crosses a boundary once, whatever the tensor-parallel degrees. The two
   directions of a boundary, and different boundaries, never wait for one another.
 - A send starts when the pass that made the tensor ends, and never holds up the sender's next action.
-- A receive is posted ahead of its use: while micro-batch m of one direction is worked on, the receives of m + 1 and
-  m + 2 (`RECEIVES_AHEAD`) of that direction stand posted; those of 0 and 1 are posted when the step starts. So a
-  message travels as soon as it is sent and its receiver has taken the one `RECEIVES_AHEAD` before it.
+- A receive is posted ahead of its use. gloo's sender waits for word of that, a trip across the network: there as many
+  stand posted as can be on their way, from the end of the step before on. So a message travels as soon as it is sent.
+  NCCL's does not: while micro-batch m of one direction is worked on, the receives of m + 1 and m + 2 are posted.
 - A stage waits only when its next action needs a tensor that has not come: before a forward pass for the activation,
   before a backward pass for the gradient.
 - Messages of one direction of one boundary arrive in micro-batch order.
@@ -34,7 +34,7 @@ from hetsched.executor.groups import Channel
 from hetsched.executor.shards import Range, cut
 from hetsched.executor.tensor_parallel import Team
 
-RECEIVES_AHEAD = 2
+RECEIVES_AHEAD = 2  # where the sender needs no word of them
 T = TypeVar("T")
 MakeCodec = Callable[[Rows], Codec]
 
@@ -59,6 +59,11 @@ def reduce_scatter(own: Tensor, parts: Tensor, group: dist.ProcessGroup) -> dist
     return work
 
 
+def asks_first(group: dist.ProcessGroup | None) -> bool:
+    """Whether a message waits at its sender until word has come that its receive is posted, as gloo's do."""
+    return dist.get_backend(group) == "gloo"
+
+
 def part_of(tokens: int, team_size: int, part: int, overlap: bool) -> Range:
     """Which tokens of a tensor the receiving device `part` gets from the stage before."""
     return cut(tokens, team_size, part) if overlap else (0, tokens)
@@ -67,13 +72,16 @@ def part_of(tokens: int, team_size: int, part: int, overlap: bool) -> Range:
 class Inbox:
     """Tensors (tokens, hidden) from a neighbouring stage, in micro-batch order, whole on each device of the team.
 
-    `waited_s` adds up the host time spent waiting for them.
+    bound: the most that can be on their way; `waited_s` adds up the host time spent waiting for them.
     """
 
-    def __init__(self, channel: Channel, team: Team, shape: Rows, make: MakeCodec, overlap: bool = True) -> None:
+    def __init__(
+        self, channel: Channel, team: Team, shape: Rows, make: MakeCodec, bound: int, overlap: bool = True
+    ) -> None:
         first, last = part_of(shape[0], team.degree, channel.part, overlap)
         self._channel, self._team, self._shape, self._overlap = channel, team, shape, overlap
         self._codec = make((last - first, shape[1]))
+        self._ahead = bound if asks_first(channel.group) else RECEIVES_AHEAD
         self._posted: deque[tuple[int, Tensor, dist.Work]] = deque()
         self._to_post: Iterator[int] = iter(())
         self.waited_s = 0.0
@@ -81,7 +89,7 @@ class Inbox:
     def expect(self, keys: Iterable[int]) -> None:
         """Start a step of messages for the samples `keys`: post the first receives."""
         self._to_post = iter(keys)
-        for _ in range(RECEIVES_AHEAD):
+        for _ in range(self._ahead):
             self._post()
 
     def take(self) -> Tensor:

@@ -22,6 +22,7 @@ from hetsched.plan import Compression
 from hetsched.units import BYTES_PER_GIB
 
 SCALE_BYTES = 4  # of a row
+CACHED_VALUES = 2**15
 Rows = tuple[int, int]  # rows, and values in each
 
 
@@ -38,7 +39,30 @@ def _packing(bits: int) -> tuple[int, int]:
 
 def quantise(x: Tensor, bits: int, generator: torch.Generator) -> Tensor:
     """The message (`packed_bytes`,) uint8 of x (rows, values)."""
-    x = x.float()
+    parts = [_quantise(part.float(), bits, generator) for part in torch.split(x, _rows_at_once(x))]
+    return torch.cat([packed for packed, _ in parts] + [scales.view(torch.uint8).reshape(-1) for _, scales in parts])
+
+
+def dequantise(message: Tensor, rows: Rows, bits: int) -> Tensor:
+    """What a message says: (rows, values) in fp32."""
+    count, values = rows
+    cut = len(message) - count * SCALE_BYTES
+    packed, scales = message[:cut].view(count, -1), message[cut:].clone().view(torch.float32).view(count, 1)
+    whole = scales.new_empty(rows)
+    each = _rows_at_once(whole)
+    for part, words, scale in zip(*(torch.split(tensor, each) for tensor in (whole, packed, scales)), strict=True):
+        torch.mul(_levels(words, bits)[:, :values], 2 / (2**bits - 1), out=part)
+        part.sub_(1).mul_(scale)
+    return whole
+
+
+def _rows_at_once(x: Tensor) -> int:
+    """On a CPU, what stays in its cache: 1.5 to 2 times as fast as a million values at once."""
+    return len(x) if x.device.type != "cpu" else max(1, CACHED_VALUES // x.shape[1])
+
+
+def _quantise(x: Tensor, bits: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(packed values (bytes,), scales (rows, 1)) of x (rows, values) in fp32."""
     scales = x.abs().amax(dim=1, keepdim=True)
     steps = 2**bits - 1
     exact = (x / scales.clamp_min(torch.finfo(torch.float32).tiny) + 1) * (steps / 2)
@@ -48,23 +72,17 @@ def quantise(x: Tensor, bits: int, generator: torch.Generator) -> Tensor:
     levels = pad((exact + noise).floor().clamp(0, steps).to(whole), (0, -x.shape[1] % together))
     shifts = torch.arange(together, device=x.device, dtype=whole) * bits
     words = (levels.view(len(x), -1, together) << shifts).sum(dim=2, dtype=whole)
-    packed = words.view(torch.uint8).view(*words.shape, -1)[:, :, :word]
-    return torch.cat((packed.reshape(-1), scales.view(torch.uint8).reshape(-1)))
+    return words.view(torch.uint8).view(*words.shape, -1)[:, :, :word].reshape(-1), scales
 
 
-def dequantise(message: Tensor, rows: Rows, bits: int) -> Tensor:
-    """What a message says: (rows, values) in fp32."""
-    count, values = rows
-    cut = len(message) - count * SCALE_BYTES
+def _levels(packed: Tensor, bits: int) -> Tensor:
+    """The values (rows, values and more) that are packed (rows, bytes), 0 to 2^bits - 1."""
     together, word = _packing(bits)
     whole = torch.uint8 if word == 1 else torch.int64
-    packed = message[:cut].view(count, -1, word)
-    scales = message[cut:].clone().view(torch.float32).view(count, 1)
-    words = pad(packed, (0, whole.itemsize - word)).contiguous().view(whole)
-    shifts = torch.arange(together, device=message.device, dtype=whole) * bits
-    levels = ((words >> shifts) & (2**bits - 1)).view(count, -1)[:, :values]
-    values_found: Tensor = (levels.float() * (2 / (2**bits - 1)) - 1) * scales
-    return values_found
+    words = pad(packed.view(len(packed), -1, word), (0, whole.itemsize - word)).contiguous().view(whole)
+    shifts = torch.arange(together, device=packed.device, dtype=whole) * bits
+    levels: Tensor = ((words >> shifts) & (2**bits - 1)).view(len(packed), -1).float()
+    return levels
 
 
 class Codec(Protocol):

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from hetsched.executor.communication import all_gather, present
+from hetsched.executor.collectives import Collectives, make_collectives
+from hetsched.executor.communication import present
 from hetsched.executor.groups import Seat
 from hetsched.executor.shards import Range, Ranks, Sharing, Slice, piece_of
 from hetsched.model import ModelSpec
@@ -56,11 +57,14 @@ class Home:
 class Bucket:
     """See the module. gradients, weights: (elements,), padded to equal parts; master: (of `own`,), what AdamW updates.
 
+    number: in `sharings`; what its ranks say to one another is tagged with `tags`, the first for `collectives`.
     counted: whether this rank's gradients add to the sum, or are copies of another's; first: whether no lower rank
-    holds these slices.
+    holds these slices; collectives: of the group, for tensors like `weights`.
     """
 
+    number: int
     group: dist.ProcessGroup | None
+    collectives: Collectives | None
     counted: bool
     first: bool
     homes: tuple[Home, ...]
@@ -70,6 +74,11 @@ class Bucket:
     own: Range
 
     @property
+    def tags(self) -> tuple[int, int, int]:
+        """Of messages: no other bucket's."""
+        return tags(self.number)
+
+    @property
     def sharded(self) -> bool:
         """Whether this rank updates a part alone."""
         return self.own != (0, len(self.weights))
@@ -77,6 +86,11 @@ class Bucket:
     def own_part(self, flat: Tensor) -> Tensor:
         """This rank's part of one of the flat tensors."""
         return flat[self.own[0] : self.own[1]]
+
+
+def tags(number: int) -> tuple[int, int, int]:
+    """See `Bucket`."""
+    return 3 * number, 3 * number + 1, 3 * number + 2
 
 
 def make_buckets(
@@ -95,8 +109,8 @@ def make_buckets(
     The parameters, in fp32 so far, are in `dtype` afterwards. granule: an equal part of a bucket has a multiple of it.
     """
     buckets = tuple(
-        _bucket(parameters, spec, seat, sharing, groups, dtype, zero, granule)
-        for sharing in sharings
+        _bucket(parameters, spec, seat, sharing, number, groups, dtype, zero, granule)
+        for number, sharing in enumerate(sharings)
         if seat.rank in sharing.ranks
     )
     into: dict[str, list[tuple[Home, Tensor]]] = {}
@@ -115,6 +129,7 @@ def _bucket(
     spec: ModelSpec,
     seat: Seat,
     sharing: Sharing,
+    number: int,
     groups: Mapping[Ranks, dist.ProcessGroup],
     dtype: torch.dtype,
     zero: bool,
@@ -138,7 +153,9 @@ def _bucket(
     master = weights[start:stop] if dtype == wide else flat[start:stop].clone()
     counted = seat.rank in sharing.counted
     first = seat.rank == sharing.ranks[0]
-    return Bucket(group, counted, first, tuple(homes), torch.zeros_like(flat), weights, master, (start, stop))
+    collectives = None if group is None else make_collectives(group, weights, tags(number)[0])
+    gradients = torch.zeros_like(flat)
+    return Bucket(number, group, collectives, counted, first, tuple(homes), gradients, weights, master, (start, stop))
 
 
 def _home(part: Slice, parameter: Tensor, spec: ModelSpec, seat: Seat, first: int) -> Home:
@@ -193,13 +210,16 @@ class AdamW:
             weight_decay=WEIGHT_DECAY,
             eps=EPSILON,
         )
+        gathered = []
         for bucket in self._buckets:
             bucket.gradients.zero_()
             own = bucket.own_part(bucket.weights)
             if own.dtype != bucket.master.dtype:
                 own.copy_(bucket.master)
             if bucket.sharded:
-                all_gather(bucket.weights, own.clone(), present(bucket.group))
+                gathered.append(present(bucket.collectives).all_gather(bucket.weights))
+        for work in gathered:
+            work.wait()
         self._spread()
 
     @torch.no_grad()

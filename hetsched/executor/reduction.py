@@ -7,55 +7,72 @@ its weights when all have ended. So all-reduces overlap with the passes of stage
 and not with this rank's own passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from hetsched.executor.communication import present, reduce_scatter
-from hetsched.executor.compression import dequantise, quantise
+from hetsched.executor.collectives import Exchange, Waits
+from hetsched.executor.communication import present
+from hetsched.executor.compression import dequantise, packed_bytes, quantise
 from hetsched.executor.gradients import Bucket
 
 ROW = 512  # gradients that share a scale where they are quantised
 
 
-def all_reduce(buckets: Sequence[Bucket], dtype: torch.dtype) -> int:
-    """Add every bucket up over its group, all at once; `dtype` is what travels. A sharded one only in its own part.
+class PlainReduction:
+    """All-reduces in the compute dtype."""
 
-    Returns the bytes of the messages.
-    """
-    started: list[tuple[Tensor, Tensor, dist.Work]] = []
-    sent_bytes = 0
-    for bucket in buckets:
-        if bucket.group is None:
-            continue
-        if not bucket.counted:
-            bucket.gradients.zero_()
-        message = bucket.gradients.to(dtype)  # the bucket itself in fp32
-        if bucket.sharded:
-            into = bucket.own_part(bucket.gradients)
-            total = into.to(dtype)
-            work = reduce_scatter(total, message, bucket.group)
-        else:
-            into, total = bucket.gradients, message
-            work = present(dist.all_reduce(message, group=bucket.group, async_op=True))
-        started.append((into, total, work))
-        sent_bytes += message.nbytes if bucket.counted else 0
-    for into, total, work in started:
-        work.wait()
-        if total is not into:
-            into.copy_(total)
-    return sent_bytes
+    def __init__(self, buckets: Sequence[Bucket]) -> None:
+        self._shared = [bucket for bucket in buckets if bucket.collectives is not None]
+
+    def expect(self) -> None:
+        """A step begins."""
+        for bucket in self._shared:
+            present(bucket.collectives).expect()
+
+    def __call__(self) -> int:
+        """Add every bucket up over its group, all at once. A sharded one only in its own part.
+
+        Returns the bytes of the messages.
+        """
+        started: list[tuple[Tensor, Tensor, Waits]] = []
+        sent_bytes = 0
+        for bucket in self._shared:
+            if not bucket.counted:
+                bucket.gradients.zero_()
+            message = bucket.gradients.to(bucket.weights.dtype)  # the bucket itself in fp32
+            if bucket.sharded:
+                into = bucket.own_part(bucket.gradients)
+                total = into.to(message.dtype)
+                work = present(bucket.collectives).reduce_scatter(total, message)
+            else:
+                into, total = bucket.gradients, message
+                work = present(bucket.collectives).all_reduce(message)
+            started.append((into, total, work))
+            sent_bytes += message.nbytes if bucket.counted else 0
+        for into, total, work in started:
+            work.wait()
+            if total is not into:
+                into.copy_(total)
+        return sent_bytes
 
 
 @dataclass(slots=True, eq=False)
-class _Errors:
-    """What quantisation has left out of a bucket so far: of this rank's gradients, and of the sums it owns."""
+class _Shared:
+    """A bucket, its two exchanges, and what quantisation has left out so far: of this rank's gradients, of its sums."""
 
+    bucket: Bucket
+    parts: Exchange
+    sums: Exchange
     sent: Tensor
     owned: Tensor
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Of a rank's part."""
+        return len(self.owned) // ROW, ROW
 
 
 class CompressedReduction:
@@ -68,65 +85,58 @@ class CompressedReduction:
     """
 
     def __init__(self, buckets: Sequence[Bucket], bits: int, seed: int) -> None:
-        self._bits = bits
-        self._errors = [
-            _Errors(torch.zeros_like(bucket.gradients), bucket.gradients.new_zeros(_part(bucket))) for bucket in buckets
-        ]
-        self._generator = torch.Generator(buckets[0].gradients.device).manual_seed(seed)
+        self._bits, device = bits, buckets[0].gradients.device
+        self._shared: list[_Shared] = []
+        for bucket in buckets:
+            if bucket.group is not None:
+                each = len(bucket.gradients) // bucket.group.size()
+                size = packed_bytes((each // ROW, ROW), bits)
+                parts, sums = (Exchange(bucket.group, size, device, tag) for tag in bucket.tags[1:])
+                left_out = torch.zeros_like(bucket.gradients), bucket.gradients.new_zeros(each)
+                self._shared.append(_Shared(bucket, parts, sums, *left_out))
+        self._generator = torch.Generator(device).manual_seed(seed)
 
-    def __call__(self, buckets: Sequence[Bucket], dtype: torch.dtype) -> int:
-        """Add every bucket up; returns the bytes of the messages, scales included."""
-        shared = [pair for pair in zip(buckets, self._errors, strict=True) if pair[0].group is not None]
-        received = [self._send_parts(bucket, errors.sent) for bucket, errors in shared]
-        totals, sent_bytes = [], 0
-        for (bucket, errors), (message, works) in zip(shared, received, strict=True):
-            for work in works:
-                work.wait()
-            rows = _part(bucket) // ROW, ROW
-            totals.append(errors.owned.view(rows) + sum(dequantise(part, rows, self._bits) for part in message))
-            sent_bytes += message.nbytes if bucket.counted else 0
-        for (bucket, errors), total in zip(shared, totals, strict=True):
-            if bucket.sharded:
-                bucket.own_part(bucket.gradients).copy_(total.flatten())
+    def expect(self) -> None:
+        """A step begins."""
+        for shared in self._shared:
+            shared.parts.expect()
+            if shared.bucket.sharded:
+                present(shared.bucket.collectives).expect(sum_too=False)
             else:
-                self._spread(bucket, errors, total)
+                shared.sums.expect()
+
+    def __call__(self) -> int:
+        """Add every bucket up; returns the bytes of the messages, scales included."""
+        under_way = [self._send_parts(shared) for shared in self._shared]
+        totals, sent_bytes = [], 0
+        for shared, finish in zip(self._shared, under_way, strict=True):
+            message = finish()
+            totals.append(
+                shared.owned.view(shared.rows) + sum(dequantise(part, shared.rows, self._bits) for part in message)
+            )
+            sent_bytes += message.nbytes if shared.bucket.counted else 0
+        spreading = []
+        for shared, total in zip(self._shared, totals, strict=True):
+            if shared.bucket.sharded:
+                shared.bucket.own_part(shared.bucket.gradients).copy_(total.flatten())
+            else:
+                spreading.append((shared, self._send_sums(shared, total)))
+        for shared, finish in spreading:
+            whole = [dequantise(one, shared.rows, self._bits) for one in finish()]
+            shared.bucket.gradients.copy_(torch.cat(whole).flatten())
         return sent_bytes
 
-    def _send_parts(self, bucket: Bucket, left_out: Tensor) -> tuple[Tensor, list[dist.Work]]:
-        group = present(bucket.group)
-        if not bucket.counted:
-            bucket.gradients.zero_()
-        left_out += bucket.gradients
-        parts = left_out.view(group.size(), -1, ROW)
-        messages = torch.stack([quantise(part, self._bits, self._generator) for part in parts])
+    def _send_parts(self, shared: _Shared) -> Callable[[], Tensor]:
+        if not shared.bucket.counted:
+            shared.bucket.gradients.zero_()
+        shared.sent += shared.bucket.gradients
+        parts = shared.sent.view(-1, *shared.rows)
+        messages = [quantise(part, self._bits, self._generator) for part in parts]
         for part, message in zip(parts, messages, strict=True):
-            part.sub_(dequantise(message, (len(part), ROW), self._bits))
-        return _exchange(messages, group)
+            part.sub_(dequantise(message, shared.rows, self._bits))
+        return shared.parts.start(messages)
 
-    def _spread(self, bucket: Bucket, errors: _Errors, total: Tensor) -> None:
-        group, rows = present(bucket.group), (len(total), ROW)
+    def _send_sums(self, shared: _Shared, total: Tensor) -> Callable[[], Tensor]:
         message = quantise(total, self._bits, self._generator)
-        errors.owned = (total - dequantise(message, rows, self._bits)).flatten()
-        gathered, works = _exchange(message.expand(group.size(), -1), group)
-        for work in works:
-            work.wait()
-        whole = [dequantise(one, rows, self._bits) for one in gathered]
-        bucket.gradients.copy_(torch.cat(whole).flatten())
-
-
-def _exchange(messages: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, list[dist.Work]]:
-    """Start to send message i (of `messages`, one a rank) to rank i of the group; what comes from each, and the work.
-
-    Not torch's all-to-all: gloo's tells its peers that it can receive only behind what it sends, so they wait for that.
-    """
-    received, own = torch.empty_like(messages, memory_format=torch.contiguous_format), dist.get_rank(group)
-    received[own] = messages[own]
-    others = [rank for rank in range(group.size()) if rank != own]
-    peers = {rank: dist.get_global_rank(group, rank) for rank in others}
-    operations = [dist.P2POp(dist.irecv, received[rank], peers[rank], group) for rank in others]
-    operations += [dist.P2POp(dist.isend, messages[rank].contiguous(), peers[rank], group) for rank in others]
-    return received, dist.batch_isend_irecv(operations) if operations else []
-
-
-def _part(bucket: Bucket) -> int:
-    return 0 if bucket.group is None else len(bucket.gradients) // bucket.group.size()
+        shared.owned = (total - dequantise(message, shared.rows, self._bits)).flatten()
+        return shared.sums.start([message] * present(shared.bucket.group).size())

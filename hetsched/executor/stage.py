@@ -35,17 +35,19 @@ class StageWorker:
         self._shape = (job.micro_batch, job.seq_len, plan.model.hidden_size)
         flat = (job.micro_batch * job.seq_len, plan.model.hidden_size)
 
-        def inbox(channel: Channel | None, make: MakeCodec) -> Inbox | None:
-            return None if channel is None else Inbox(channel, model.team, flat, make, overlap)
+        def bound(earlier_stage: int) -> int:
+            return in_flight(plan.options.schedule, earlier_stage, seat.depth, seat.micro_batches)
+
+        def inbox(channel: Channel | None, make: MakeCodec, earlier_stage: int) -> Inbox | None:
+            return None if channel is None else Inbox(channel, model.team, flat, make, bound(earlier_stage), overlap)
 
         def outbox(
             channels: tuple[Channel, ...], receivers: Ranks, make: MakeCodec, earlier_stage: int
         ) -> Outbox | None:
-            bound = in_flight(plan.options.schedule, earlier_stage, seat.depth, seat.micro_batches)
-            return Outbox(channels, len(receivers), flat, make, bound, overlap) if receivers else None
+            return Outbox(channels, len(receivers), flat, make, bound(earlier_stage), overlap) if receivers else None
 
-        self._activations_in = inbox(groups.activations_in, codecs.of_activations)
-        self._gradients_in = inbox(groups.gradients_in, codecs.of_gradients)
+        self._activations_in = inbox(groups.activations_in, codecs.of_activations, seat.stage - 1)
+        self._gradients_in = inbox(groups.gradients_in, codecs.of_gradients, seat.stage)
         self._activations_out = outbox(groups.activations_out, seat.next, codecs.of_activations, seat.stage)
         self._gradients_out = outbox(groups.gradients_out, seat.previous, codecs.of_gradients, seat.stage - 1)
         self._inputs: dict[int, Tensor] = {}
@@ -62,13 +64,17 @@ class StageWorker:
         forward, backward = self._activations_out, self._gradients_out
         return 0 if forward is None else forward.sent_bytes, 0 if backward is None else backward.sent_bytes
 
+    def expect(self, step: int) -> None:
+        """Post the first receives of a step, when the one before has ended its passes."""
+        batch = self._epochs.batch(step)
+        for inbox in (self._activations_in, self._gradients_in):
+            if inbox is not None:
+                inbox.expect([self._key(batch, number) for number in range(self._seat.micro_batches)])
+
     def run_step(self, step: int) -> Tensor:
         """All passes of one training step, in the schedule's order. Returns this rank's share of the loss, fp64."""
         seat, batch = self._seat, self._epochs.batch(step)
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
-        for inbox in (self._activations_in, self._gradients_in):
-            if inbox is not None:
-                inbox.expect(self._key(batch, number) for number in range(seat.micro_batches))
         for action in actions(self._plan.options.schedule, seat.stage, seat.depth, seat.micro_batches):
             if action.kind == "forward":
                 self._forward(batch, action.micro_batch)

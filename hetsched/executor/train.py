@@ -17,7 +17,7 @@ from hetsched.executor.gradients import AdamW, Bucket, make_buckets
 from hetsched.executor.groups import make_groups, seats, sharings
 from hetsched.executor.limits import FULL_BITS
 from hetsched.executor.model import Transformer
-from hetsched.executor.reduction import ROW, CompressedReduction, all_reduce
+from hetsched.executor.reduction import ROW, CompressedReduction, PlainReduction
 from hetsched.executor.settings import RunSettings, StepReport
 from hetsched.executor.stage import StageWorker
 from hetsched.executor.tensor_parallel import Team
@@ -102,7 +102,8 @@ def train(
         zero=plan.options.zero > 0,
         granule=1 if grad_bits == FULL_BITS else ROW,
     )
-    reduce = all_reduce if grad_bits == FULL_BITS else CompressedReduction(buckets, grad_bits, settings.seed + rank)
+    plain = grad_bits == FULL_BITS
+    reduce = PlainReduction(buckets) if plain else CompressedReduction(buckets, grad_bits, settings.seed + rank)
     optimizer = AdamW(buckets, parameters, settings.learning_rate)
     done = 0
     if settings.resume_from is not None:
@@ -110,16 +111,21 @@ def train(
 
         done = load_checkpoint(settings.resume_from, plan, buckets, optimizer)
     worker = StageWorker(plan, seat, model, ByteText(settings.text), groups, settings)
+    last = done + settings.steps - 1
+    worker.expect(done)
     dist.all_reduce(torch.zeros((), device=target.device))  # a barrier before the first step
     clock, losses = _Clock(target), _Losses(report)
-    for step in range(done, done + settings.steps):
+    for step in range(done, last + 1):
         waited_s, sent_bytes = worker.waited_s, worker.sent_bytes
+        reduce.expect()
         loss = worker.run_step(step)
         schedule_s = clock.lap()
-        grad_bytes = reduce(buckets, target.dtype)
+        if step < last:
+            worker.expect(step + 1)
+        grad_bytes = reduce()
         worker.finish_sends()
         all_reduce_s = clock.lap()
-        if gradients_to is not None and step - done in (0, settings.steps - 1):
+        if gradients_to is not None and step in (done, last):
             save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")
         optimizer.step()
         optimizer_s = clock.lap()
@@ -138,8 +144,9 @@ def train(
                 grad_bytes=grad_bytes,
             ),
         )
-        ended = step + 1 == done + settings.steps
-        if settings.checkpoint_to is not None and (ended or (step + 1) % (settings.checkpoint_every or step + 2) == 0):
+        if settings.checkpoint_to is not None and (
+            step == last or (step + 1) % (settings.checkpoint_every or step + 2) == 0
+        ):
             from hetsched.executor.checkpoint import save_checkpoint
 
             save_checkpoint(settings.checkpoint_to, plan, buckets, optimizer, step + 1)

@@ -6,20 +6,28 @@ from typing import Any
 from hetsched.plan import ServingPlan
 from hetsched.report.text import bullet, large
 
+BASELINES = {
+    "uniform": "equal replicas, the best of all shapes",
+    "distserve": "equal prefill and equal decode replicas, the best pair of shapes",
+}
+
 
 def serving_gain(plan: ServingPlan, emphasise: Callable[[str], str] = str) -> str:
     """Lines for a terminal of 80 columns; `plan.predicted` must hold `limited_by` and `baselines`."""
     predicted = plan.predicted
-    lines = ["", emphasise("What limits it"), bullet(predicted["limited_by"], "  "), "", emphasise("Against")]
-    rival = predicted["baselines"]["uniform"]
-    if rival is None:
-        return "\n".join([*lines, "  equal replicas on each node: none fits"])
-    return "\n".join([*lines, bullet(_against(plan, rival), "  ")])
+    lines = ["", emphasise("What limits it"), bullet(predicted["limited_by"], "  ")]
+    why = predicted.get("modes", {}).get("why", ())
+    if len(why) > 1:
+        lines += ["", emphasise("Why this mode"), *(bullet(line, "  ") for line in why)]
+    lines += ["", emphasise("Against")]
+    for name, rival in predicted["baselines"].items():
+        lines.append(bullet(f"{BASELINES[name]}: none fits" if rival is None else _against(plan, name, rival), "  "))
+    return "\n".join(lines)
 
 
-def _against(plan: ServingPlan, rival: Mapping[str, Any]) -> str:
+def _against(plan: ServingPlan, baseline: str, rival: Mapping[str, Any]) -> str:
     predicted, objective = plan.predicted, plan.provenance.get("objective")
-    name = f"equal replicas, the best of all shapes ({rival['replicas']} on {rival['gpus']} GPUs)"
+    name = f"{BASELINES[baseline]} ({rival['replicas']} on {rival['gpus']} GPUs)"
     if objective == "attainment":
         return f"{name}: {rival['slo_attainment']:.1%} within the limits, this plan {predicted['slo_attainment']:.1%}"
     if not rival["keeps_slo"]:

@@ -10,6 +10,7 @@ from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.cost.serving.steady import Traffic
 from hetsched.plan import ClusterReference, ServingPlan
+from hetsched.serving.choice import compared
 from hetsched.serving.judge import Judge, Verdict
 from hetsched.serving.nearest import limited_by
 from hetsched.serving.search import ServingResult
@@ -37,7 +38,10 @@ def finished_serving_plan(
         predicted["output_tokens_per_s"] = best.rate_per_s * problem.requests.mean_output_tokens
     judge = Judge(problem, reference, seed=result.seed)
     predicted["limited_by"] = limited_by(judge, best)
-    predicted["baselines"] = {"uniform": None if result.baseline is None else _baseline(judge, result.baseline)}
+    predicted["baselines"] = {
+        name: None if verdict is None else _baseline(judge, verdict) for name, verdict in result.baselines.items()
+    }
+    predicted["modes"] = compared(judge, result.modes, memory_fraction)
     if reference is not None:
         mean = (problem.requests.mean_input_tokens, problem.requests.mean_output_tokens)
         predicted["reference_e2e_ms"] = float(alone(reference, *mean)[1]) * 1e3
@@ -52,6 +56,7 @@ def finished_serving_plan(
             "cost_model": "roofline",
             "memory_fraction": memory_fraction,
             "objective": problem.objective,
+            "mode": problem.mode,
             "wall_s": result.seconds,
             "candidates": result.steps,
             "version": __version__,

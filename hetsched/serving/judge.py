@@ -18,8 +18,10 @@ from hetsched.solvers.serving.workshop import Draft, Replica
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
-UNTIL = 0.8  # of the requests
+SINCE, UNTIL = 0.3, 0.8  # of the requests: between the two a plan is full, before it fills, after it runs dry
+MOST_AT_ONCE = 16  # times the usual number of requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
+LARGEST = 1e12
 SETTINGS = Settings()
 
 
@@ -53,6 +55,11 @@ class Judge:
         times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
+
+    @property
+    def plays(self) -> int:
+        """How many replicas were played by themselves so far."""
+        return len(self._alone)
 
     def rate_alone(self, replica: Replica) -> float:
         """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
@@ -94,11 +101,12 @@ class Judge:
         run = self.play(draft, problem.load.rate_per_s)
         keeps = run.keeps(slo, self.reference) and self._keeps_up(run)
         rate, attained = problem.load.rate_per_s or 0.0, run.attainment(slo, self.reference)
-        mean = float(np.nan_to_num(run.e2e_s, nan=1e9).mean())
+        spare = -min(run.tightness(slo, self.reference), LARGEST) if slo.limits else -float(np.nanmean(run.e2e_s))
+        value: tuple[float, ...]
         if problem.objective == "cost":
-            value = (1.0, -(usd or 0.0), attained) if keeps else (0.0, attained, -mean)
+            value = (1.0, -(usd or 0.0), attained, spare) if keeps else (0.0, 0.0, attained, spare)
         else:
-            value = (attained, -mean, 0.0)
+            value = (attained, spare)
         return Verdict(draft, rate, run, value, keeps, usd)
 
     def _throughput(self, draft: Draft, usd: float | None, to_beat: Verdict | None) -> Verdict | None:
@@ -128,8 +136,9 @@ class Judge:
     def _requests(self, draft: Draft, rate_per_s: float | None) -> Requests:
         requests = self.problem.requests
         if rate_per_s is None:
-            count = max(self.count, ROUNDS_AT_ONCE * sum(pipeline.max_batch for pipeline in draft.plan.pipelines))
-            return requests.drawn(min(count, 10 * self.count), None, np.random.default_rng(self.seed))
+            at_once = sum(pipeline.max_batch for pipeline in draft.plan.pipelines if pipeline.role != "prefill")
+            count = min(max(self.count, ROUNDS_AT_ONCE * at_once), MOST_AT_ONCE * self.count)
+            return requests.drawn(count, None, np.random.default_rng(self.seed))
         count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:
             return requests.first(count).at_rate(rate_per_s)
@@ -154,18 +163,21 @@ class Judge:
 
 
 def saturated_per_s(run: ServingRun) -> float:
-    """Requests a second while all replicas have enough to do: until UNTIL of them are done, when the first run dry."""
+    """Requests a second while all replicas have enough to do: from when SINCE of them are done until UNTIL are."""
     done = np.sort(run.finish_s[np.isfinite(run.finish_s)])
-    if not done.size:
-        return 0.0
-    counted = max(1, int(UNTIL * done.size))
-    return float(counted / max(done[counted - 1], 1e-9))
+    if done.size < 2:
+        return 1.0 / max(float(done[0]), 1e-9) if done.size else 0.0
+    first, last = int(SINCE * (done.size - 1)), max(1, int(UNTIL * (done.size - 1)))
+    return float((last - first) / max(done[last] - done[first], 1e-9))
 
 
 def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:
-    """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps."""
-    slo = judge.problem.load.slo
-    movable = best.keeps and bool(slo.limits) and len(best.draft.plan.routes) > 1
+    """The best verdict with shares moved from replicas that miss the SLO to those that keep it, where that helps.
+
+    Plans that hand requests on keep the shares of their flow.
+    """
+    slo, plan = judge.problem.load.slo, best.draft.plan
+    movable = best.keeps and bool(slo.limits) and len(plan.routes) > 1 and not plan.disaggregated
     for _ in range(rounds if movable else 0):
         run = judge.play(best.draft, best.rate_per_s * 1.05) if judge.problem.objective == "throughput" else best.run
         met = run.meets(slo, judge.reference)

@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.errors import InfeasibleError
 from hetsched.serving.judge import Judge, Verdict
 from hetsched.serving_problem import ServingProblem
-from hetsched.simulate.serving.result import ServingRun
 from hetsched.solvers.serving.workshop import Workshop
 from hetsched.units import BYTES_PER_GIB, SECONDS_PER_MS
-from hetsched.workload import Limit, Slo
+from hetsched.workload import Slo
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "a whole request", "scale": "the SLO scale"}
 MORE = 1.15  # times the rate: what breaks first there is what limits
@@ -48,7 +46,7 @@ def slo_missed(problem: ServingProblem, nearest: Verdict, reference: ReplicaTime
     """Every plan misses the SLO: what the nearest one keeps."""
     missed = []
     for name, limit in problem.load.slo.limits.items():
-        reached = _reached(nearest.run, name, limit, reference)
+        reached = nearest.run.reached(name, limit.percentile, reference)
         if not reached <= limit.value:
             missed.append(
                 f"{NAMES[name]} is {_shown(name, reached)} at p{limit.percentile:g}, not {_shown(name, limit.value)}"
@@ -85,18 +83,6 @@ def limited_by(judge: Judge, best: Verdict) -> str:
         f"{words}the busiest stage, {len(pipeline.stages[stage].devices)} × {device.gpu.kind} on {device.node} in "
         f"{fullest.name}, works {max(fullest.busy):.0%} of the time, and its KV cache is {held:.0%} full at most"
     )
-
-
-def _reached(run: ServingRun, name: str, limit: Limit, reference: ReplicaTimes | None) -> float:
-    """The value that the limit's percentile of the requests keeps."""
-    if name == "scale":
-        if reference is None:
-            return float("nan")
-        values = run.e2e_s / alone(reference, run.requests.input_tokens, run.requests.output_tokens)[1]
-    else:
-        values = {"ttft": run.ttft_s, "tpot": run.tpot_s, "e2e": run.e2e_s}[name]
-    known = values[np.isfinite(values)]
-    return float(np.percentile(known, limit.percentile)) if known.size else float("inf")
 
 
 def _shown(name: str, value: float) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 from hetsched.budget import part_of, require_prices
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.errors import HetschedError, InfeasibleError
+from hetsched.serving.choice import mode_of
 from hetsched.serving.judge import Judge, Verdict
-from hetsched.serving.search import ServingResult, best_uniform, promises
+from hetsched.serving.search import ServingResult, allowed, best_of, promises
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.market import Market, Rental
 from hetsched.solvers.serving.workshop import Group, Workshop
@@ -109,18 +110,22 @@ def plan_renting(
     else:
         _most(market, judge, tried, money)
     baseline = _baseline(market, judge, money)
+    if baseline is not None and not allowed(problem, baseline):
+        baseline = None
     if tried.best is None and baseline is None:
         raise tried.failure or _nothing(problem, market)
     best = tried.best
     if best is None or (baseline is not None and baseline.value > best.best.value):
         if baseline is None or not (baseline.keeps or problem.objective == "attainment"):
             raise tried.failure or _nothing(problem, market)
-        best = ServingResult(baseline, baseline, "uniform" if best is None else best.solver, seed, 0, 0.0)
+        modes = {mode_of(baseline.draft.plan): baseline}
+        best = ServingResult(baseline, {}, modes, "uniform" if best is None else best.solver, seed, 0, 0.0)
     if best.best.usd_per_hour is None or best.best.usd_per_hour > money * (1 + ROUNDED):
         raise AssertionError(f"a plan for ${best.best.usd_per_hour} an hour where ${money} is the most")
     rivals = [verdict for verdict in (baseline, best.baseline) if verdict is not None]
     rival = max(rivals, key=lambda verdict: verdict.value, default=None)
-    return replace(best, baseline=rival, steps=tried.steps, seconds=clock() - began)
+    baselines = {**best.baselines, "uniform": rival}
+    return replace(best, baselines=baselines, steps=tried.steps, seconds=clock() - began)
 
 
 def _most(market: Market, judge: Judge, tried: _Tried, money: float) -> None:
@@ -189,7 +194,7 @@ def _baseline(market: Market, judge: Judge, money: float) -> Verdict | None:
         for size in range(1, len(nodes) + 1) if cost else [len(nodes)]:
             part = replace(problem, cluster=part_of(problem.cluster, sorted(nodes[:size])), usd_per_hour=None)
             workshop = Workshop(part, market.workshop.memory_fraction, judge.reference)
-            verdict = best_uniform(replace(judge, problem=part), workshop, least)
+            verdict = best_of("uniform", replace(judge, problem=part), workshop, least)
             if verdict is None:
                 continue
             if best is None or verdict.value > best.value:

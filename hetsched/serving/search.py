@@ -1,41 +1,60 @@
 """The one driver of serving problems: drafts by the steady state, then the simulator's choice among the best."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from hetsched.cost.serving.replica import ReplicaTimes
+from hetsched.serving.choice import KINDS, mode_of
 from hetsched.serving.judge import Judge, Verdict, polished
 from hetsched.serving.nearest import nothing_fits, slo_missed
+from hetsched.serving.rehearsal import Rehearsal
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
+from hetsched.solvers.serving.neighbours import grown
 from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
+from hetsched.workload import Slo
 
-FINALISTS, RIVALS = 4, 3  # drafts that are simulated: of the solver, and of the baseline
-BASELINE = "uniform"
+FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
+PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
+TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
+FLOW_ERROR = 1.05  # a flow is hardly ever exceeded by so much in simulation
+USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
+BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
+
 
 Watch = Callable[[int, int], None]  # steps done, of how many
 
 
 @dataclass(frozen=True, eq=False)
 class ServingResult:
-    """The best plan by simulation, the baseline's best (None where none fits), and how they were found."""
+    """The best plan by simulation and how it was found.
+
+    baselines: the best of each, None where none fits. modes: the best plan of each kind (`mode_of`) that was simulated.
+    """
 
     best: Verdict
-    baseline: Verdict | None
+    baselines: Mapping[str, Verdict | None]
+    modes: Mapping[str, Verdict]
     solver: str
     seed: int
     steps: int
     seconds: float
 
+    @property
+    def baseline(self) -> Verdict | None:
+        """Equal replicas on each node."""
+        return self.baselines.get("uniform")
+
 
 def plan_serving(
     problem: ServingProblem,
-    solver: ServingSolver,
+    solver: ServingSolver | None,
     memory_fraction: float,
     reference: ReplicaTimes | None,
     *,
@@ -47,46 +66,140 @@ def plan_serving(
     watch: Watch | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ServingResult:
-    """Search, then simulate the finalists and the baseline's; the best is never worse than the baseline.
+    """Search, then simulate the finalists and the baselines'; the best is never worse than these.
 
-    starts: groups to begin from, besides the solver's own; share: of the solver's usual steps. Raises InfeasibleError
-    where nothing fits, or nothing keeps the SLO: with what comes nearest.
+    solver: None for those of the problem's mode, whose best plans are all simulated alike. starts: groups to begin
+    from, besides the solvers' own; share: of their usual steps. Raises InfeasibleError where nothing fits, or nothing
+    keeps the SLO: with what comes nearest.
     """
     began = clock()
-    workshop = Workshop(problem, memory_fraction, reference, starts)
+    workshop, judge = Workshop(problem, memory_fraction, reference, starts), Judge(problem, reference, seed=seed)
     rng = np.random.default_rng(seed)
-    total = max(1, round((max_steps or solver.steps(workshop)) * share))
-    judge = Judge(problem, reference, seed=seed)
-    drafts: list[Draft] = []
+    solvers = [SERVING_SOLVERS[name] for name in USUAL[problem.mode]] if solver is None else [solver]
+    whole = [max_steps // len(solvers) if max_steps else each.steps(workshop) for each in solvers]
+    totals = [max(1, round(steps * share)) for steps in whole]
+    baselines: dict[str, Verdict | None] = {}
+    modes: dict[str, Verdict] = {}
+    for name in BASELINES[problem.mode]:
+        baselines[name] = verdict = best_of(name, judge, workshop)
+        if verdict is not None and allowed(problem, verdict):  # what others are to beat
+            modes[mode_of(verdict.draft.plan)] = verdict
+    measuring = judge
+    if (tighter := _tightened(problem, judge, modes.values())) is not problem:
+        workshop, measuring = (
+            Workshop(tighter, memory_fraction, reference, starts),
+            Judge(tighter, reference, seed=seed),
+        )
+    if problem.mode != "disaggregated":
+        equal = _judged(judge, _equal_replicas(measuring, workshop, problem), modes.get("colocated"))
+        modes |= {} if equal is None else {"colocated": polished(judge, equal)}
+    before = dict(modes)
     steps = 0
-    for part in FIRST, 1.0:  # what the steady state promises is measured in between
-        for draft in solver.search(workshop, rng):
-            steps += 1
+    for number, (each, total) in enumerate(zip(solvers, totals, strict=True), 1):
+        seconds = None if max_seconds is None else max_seconds * share * number / len(solvers)
+        search = _Search(problem, workshop, measuring, each, total, lambda: clock() - began, seconds)
+        drafts = search.drafts(rng, None if watch is None else partial(_shown, watch, steps, sum(totals)))
+        drafts = [_asked(draft, problem) for draft in drafts]
+        steps += search.steps
+        for kind in KINDS:
+            finalists = _best([draft for draft in drafts if mode_of(draft.plan) == kind], FINALISTS)
+            verdict = _judged(judge, finalists, modes.get(kind))
+            if verdict is not None:
+                modes[kind] = verdict
+    modes = {k: verdict if verdict is before.get(k) else polished(judge, verdict) for k, verdict in modes.items()}
+    if not modes:
+        raise nothing_fits(workshop)
+    best = max(modes.values(), key=lambda verdict: verdict.value)
+    if not best.keeps and problem.objective != "attainment":
+        raise slo_missed(problem, best, reference)
+    names = " and ".join(each.name for each in solvers)
+    return ServingResult(best, baselines, modes, names, seed, steps, clock() - began)
+
+
+def allowed(problem: ServingProblem, verdict: Verdict) -> bool:
+    """Whether a plan is of the mode that is asked for."""
+    return problem.mode in ("auto", mode_of(verdict.draft.plan))
+
+
+def _asked(draft: Draft, problem: ServingProblem) -> Draft:
+    """The draft with the load that is asked for, where it was made for tighter limits."""
+    return replace(draft, plan=replace(draft.plan, workload=problem.load))
+
+
+def _equal_replicas(judge: Judge, workshop: Workshop, problem: ServingProblem) -> list[Draft]:
+    """Finalists of equal replicas, requests shared by what they keep in simulation: all that `--solver uniform` has."""
+    drafts = SERVING_SOLVERS["uniform"].search(workshop, np.random.default_rng(judge.seed))
+    measured = [_measured(judge, workshop, draft) for draft in _best([d for d in drafts if d], 2 * FINALISTS)]
+    return [_asked(draft, problem) for draft in _best(measured, FINALISTS)]
+
+
+def _tightened(problem: ServingProblem, judge: Judge, known: Iterable[Verdict]) -> ServingProblem:
+    """For attainment, where a known plan keeps the SLO: limits that it would miss, so that drafts differ by them."""
+    slo = problem.load.slo
+    kept = [verdict.run.tightness(slo, judge.reference) for verdict in known if verdict.keeps]
+    if problem.objective != "attainment" or not kept:
+        return problem
+    limits = {name: replace(limit, value=limit.value * TIGHTER * min(kept)) for name, limit in slo.limits.items()}
+    return replace(problem, load=replace(problem.load, slo=Slo(**limits)))
+
+
+def _shown(watch: Watch, before: int, total: int, steps: int) -> None:
+    watch(before + steps, total)
+
+
+@dataclass(eq=False)
+class _Search:
+    """One solver's drafts, within its steps and until `seconds` of the clock."""
+
+    problem: ServingProblem
+    workshop: Workshop
+    judge: Judge
+    solver: ServingSolver
+    total: int
+    clock: Callable[[], float]
+    seconds: float | None
+    steps: int = 0
+
+    def drafts(self, rng: np.random.Generator, watch: Callable[[int], None] | None) -> list[Draft]:
+        """The best so far, again and again, and others. What the steady state promises is measured in between."""
+        drafts: list[Draft] = []
+        if self.solver.apart:
+            if self.problem.mode == "auto" and not self.workshop.trusts:
+                self._measure([seed for groups in grown(self.workshop) if (seed := self.workshop.draft(groups))])
+            self._run(rng, drafts, 1.0, watch)
+            return drafts
+        if self._run(rng, drafts, FIRST, watch):
+            self._measure(drafts)
+            self._run(rng, drafts, 1.0, watch)
+        if self.problem.objective == "cost" or not self.workshop.scored:
+            return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+        plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
+        return Rehearsal(self.judge, self.workshop).best(self.workshop.scored, plays, FINALISTS)
+
+    def _run(
+        self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None
+    ) -> bool:
+        """Search until so much of the steps or the time is used; False where the solver has no more."""
+        for draft in self.solver.search(self.workshop, rng):
+            self.steps += 1
             if draft is not None:
                 drafts.append(draft)
             if watch:
-                watch(steps, total)
-            if steps >= total * part or (max_seconds is not None and clock() - began >= max_seconds * share * part):
-                break
-        else:
-            break  # it has no more
-        if part < 1.0:
-            replicas = [replica for draft in _best(drafts, FINALISTS) for replica in draft.replicas]
-            workshop.trust({depth: float(np.median(s)) for depth, s in promises(judge, replicas).items()})
-    drafts = [_measured(judge, workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
-    baseline = best_uniform(judge, workshop)
-    best = _judged(judge, _best(drafts, FINALISTS), baseline)
-    if best is None:
-        raise nothing_fits(workshop)
-    best = polished(judge, best)
-    if not best.keeps and problem.objective != "attainment":
-        raise slo_missed(problem, best, reference)
-    return ServingResult(best, baseline, solver.name, seed, steps, clock() - began)
+                watch(self.steps)
+            late = self.seconds is not None and self.clock() >= self.seconds * share
+            if self.steps >= self.total * share or late:
+                return True
+        return False
+
+    def _measure(self, drafts: list[Draft]) -> None:
+        replicas = [replica for draft in _best(drafts, FINALISTS) for replica in draft.replicas]
+        seen = promises(self.judge, replicas)
+        self.workshop.trust({depth: float(np.median(shares)) for depth, shares in seen.items()})
 
 
-def best_uniform(judge: Judge, workshop: Workshop, least_score: float = -np.inf) -> Verdict | None:
-    """What the baseline's best drafts are worth; None where none fits, or has that score by the steady state."""
-    drafts = SERVING_SOLVERS[BASELINE].search(workshop, np.random.default_rng(judge.seed))
+def best_of(name: str, judge: Judge, workshop: Workshop, least_score: float = -np.inf) -> Verdict | None:
+    """What a baseline's best drafts are worth; None where none fits, or has that score by the steady state."""
+    drafts = SERVING_SOLVERS[name].search(workshop, np.random.default_rng(judge.seed))
     return _judged(judge, _best([draft for draft in drafts if draft and draft.score >= least_score], RIVALS), None)
 
 
@@ -118,8 +231,12 @@ def _best(drafts: list[Draft], count: int) -> list[Draft]:
 
 
 def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict | None:
-    """The best by simulation, of these and of the one before."""
+    """The best by simulation, of these and of the one before; drafts are in the order of their scores."""
+    problem = judge.problem
     for draft in drafts:
+        bound = draft.plan.disaggregated and problem.objective == "throughput" and not problem.load.slo.limits
+        if bound and best is not None and draft.score * FLOW_ERROR < best.rate_per_s:
+            break
         verdict = judge.verdict(draft, best)
         if verdict is not None and (best is None or verdict.value > best.value):
             best = verdict

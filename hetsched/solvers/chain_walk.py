@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp, inf
+from math import inf, log
 from random import Random
 
 from hetsched.cost.chains import Chain, ChainPricer, Standing
@@ -42,10 +42,11 @@ class Walk:
             changes = way(draft)
             if not changes:
                 continue
-            trial = _after(pricer, standing, changes)
-            trial_rate = rent(trial.chains) if rent else 1.0
-            gap = trial.guide_s * trial_rate - standing.guide_s * rate
-            if gap > 0.0 and (trial.guide_s == inf or random.random() >= exp(-gap / heat)):
+            chains = _after(standing.chains, changes)
+            trial_rate = rent(chains) if rent else 1.0
+            limit_s = (standing.guide_s * rate - heat * log(1.0 - random.random())) / (trial_rate or 1.0)
+            trial = pricer.stand(chains, limit_s, standing)
+            if trial.guide_s == inf or trial.guide_s > limit_s:
                 continue
             if way in CHANGE_DEVICES:
                 draft.idle = inventory.idle(trial.chains)
@@ -56,14 +57,8 @@ class Walk:
         return best
 
 
-def _after(pricer: ChainPricer, standing: Standing, changes: Changes) -> Standing:
-    size, same = len(standing.chains), {}
-    for position, chain in changes.items():
-        if chain is None or position >= size:
-            break
-        same[position] = chain
-    else:
-        return pricer.change(standing, same)
-    chains = [changes.get(position, chain) for position, chain in enumerate(standing.chains)]
-    chains += [chain for position, chain in changes.items() if position >= size]
-    return pricer.stand([chain for chain in chains if chain is not None])
+def _after(chains: list[Chain], changes: Changes) -> list[Chain]:
+    size = len(chains)
+    after = [changes.get(position, chain) for position, chain in enumerate(chains)]
+    after += [chain for position, chain in changes.items() if position >= size]
+    return [chain for chain in after if chain is not None]

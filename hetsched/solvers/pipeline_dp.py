@@ -213,7 +213,8 @@ def _chosen(arena: Arena, fronts: Sequence[list[Chain]]) -> Place | None:
         alike.setdefault(tuple(front), []).append(position)
     for chains_of, positions in alike.items():
         for chain in chains_of[1:]:
-            trial = arena.pricer.change(standing, dict.fromkeys(positions, chain))
+            chains = [chain if p in positions else other for p, other in enumerate(standing.chains)]
+            trial = arena.pricer.stand(chains, standing.guide_s, standing)
             if trial.guide_s < standing.guide_s:
                 standing = trial
     return Place(arena, standing) if standing.seconds < inf else None

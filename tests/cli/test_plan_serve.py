@@ -21,6 +21,7 @@ network:
   inside_region: {bandwidth_gbps: 10, latency_ms: 0.5}
   between_regions: [{a: x, b: y, bandwidth_gbps: 2, latency_ms: 8}]
 """
+KINDS = ("colocated", "disaggregated", "mixed")
 WORDS = ("--isl", 300, "--osl", 40, "--max-steps", 25)
 
 
@@ -47,7 +48,8 @@ def test_a_plan_keeps_its_limits_and_is_read_again(cli: Cli, small: Path, tmp_pa
     plan = json.loads(out.read_text(encoding="utf-8"))
     predicted = plan["predicted"]
     assert predicted["slo_attainment"] >= 0.98  # both limits together; each holds for 99 %
-    assert sum(route["share"] for route in plan["routes"]) == pytest.approx(1.0)
+    arriving = [route["share"] for route in plan["routes"] if route["source"] is None]
+    assert sum(arriving) == pytest.approx(1.0)
     assert all(pipeline["max_batch"] >= 1 for pipeline in plan["pipelines"])
     assert plan["workload"]["rate_per_s"] >= predicted["baselines"]["uniform"]["requests_per_s"] * 0.98
     evaluated = json.loads(cli("evaluate", out, "--json").stdout)
@@ -102,7 +104,19 @@ def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> 
     """The plan names the offers as its cluster, and other commands read them."""
     offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
     offers.write_text(OFFERS, encoding="utf-8")
-    words = ("--offers", offers, "--model", "llama-3.1-8b", "--budget-usd-per-hour", 2.3, "-o", out, *WORDS)
+    words = (
+        "--offers",
+        offers,
+        "--model",
+        "llama-3.1-8b",
+        "--budget-usd-per-hour",
+        2.3,
+        "-o",
+        out,
+        *WORDS,
+        "--mode",
+        "colocated",
+    )
     assert "GPUs of 7 on offer" in cli("plan-serve", *words).stdout
     plan = json.loads(out.read_text(encoding="utf-8"))
     assert plan["predicted"]["usd_per_hour"] <= 2.3
@@ -118,7 +132,7 @@ def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None
     small.write_text(
         small.read_text(encoding="utf-8").replace("usd_per_hour: 1.4", "usd_per_hour: 0"), encoding="utf-8"
     )
-    words = ("--model", "llama-3.1-8b", "--offers", offers, *WORDS)
+    words = ("--model", "llama-3.1-8b", "--offers", offers, "--mode", "colocated", *WORDS)
     cheap = json.loads(
         cli(
             "plan-serve",
@@ -139,6 +153,27 @@ def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None
     assert most["predicted"]["usd_per_hour"] <= 0.75
 
 
+def test_disaggregated_plans_pass_kv_on_and_auto_is_at_least_as_good(cli: Cli, small: Path) -> None:
+    """Prefill pipelines hand all of their requests on; auto simulates both modes alike and says why one wins."""
+    apart = planned(cli, small, "--mode", "disaggregated", "--max-steps", 60)
+    roles = {pipeline["name"]: pipeline["role"] for pipeline in apart["pipelines"]}
+    assert set(roles.values()) == {"prefill", "decode"}
+    for name, role in roles.items():
+        if role == "prefill":
+            assert sum(r["share"] for r in apart["routes"] if r["source"] == name) == pytest.approx(1.0)
+    together = planned(cli, small, "--mode", "colocated")
+    assert {pipeline["role"] for pipeline in together["pipelines"]} == {"both"}
+    auto = planned(cli, small)
+    rates = {
+        name: found["requests_per_s"] for name, found in auto["predicted"]["modes"].items() if name in KINDS and found
+    }
+    assert auto["predicted"]["requests_per_s"] == pytest.approx(max(rates.values()))
+    assert {"colocated", "disaggregated"} <= rates.keys()
+    assert any("wins" in line for line in auto["predicted"]["modes"]["why"])
+    for name in ("uniform", "distserve"):
+        assert auto["predicted"]["requests_per_s"] >= auto["predicted"]["baselines"][name]["requests_per_s"]
+
+
 def test_one_long_chain(cli: Cli, small: Path) -> None:
     plan = planned(cli, small, "--solver", "pipeline-dp")
     assert plan["provenance"]["solver"] == "pipeline-dp"
@@ -151,10 +186,11 @@ def test_one_long_chain(cli: Cli, small: Path) -> None:
         (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "TTFT is"),
         (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
         (("--model", "llama-3.1-8b", "--objective", "attainment", "--rate", "1"), 1, "needs an SLO"),
-        (("--model", "llama-3.1-8b", "--mode", "disaggregated"), 1, "disaggregated"),
+        (("--model", "llama-3.1-8b", "--mode", "disaggregated", "--solver", "genetic"), 1, "no disaggregated plans"),
+        (("--model", "llama-3.1-8b", "--mode", "colocated", "--solver", "maxflow"), 1, "no colocated plans"),
         (("--model", "llama-2-13b", "--budget-usd-per-hour", "1"), 3, "the cheapest that do cost $1.40"),
         (("--model", "llama-3.1-8b", "--offers", "none.yaml"), 1, "how much may be spent"),
-        (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, uniform"),
+        (("--model", "llama-3.1-8b", "--solver", "magic"), 2, "genetic, pipeline-dp, maxflow, uniform"),
     ],
 )
 def test_refusals(cli: Cli, small: Path, words: tuple[str, ...], code: int, message: str) -> None:

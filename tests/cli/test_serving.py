@@ -121,8 +121,19 @@ def test_the_other_cost_model(cli: Cli) -> None:
     assert "llama-2-7b on home-office" in cli("evaluate", BOTH, "--cost-model", "hexgen").stdout
 
 
+@pytest.mark.parametrize("plan", [BOTH, APART])
+def test_an_explanation(cli: Cli, plan: Path) -> None:
+    text = cli("explain", plan).stdout
+    for heading in ("What limits it", "What one more GPU", "A prompt of the mean length", "A decode step", "KV room"):
+        assert heading in text
+    found = document(cli("explain", plan, "--json"))
+    evaluated = document(cli("evaluate", plan, "--json"))
+    assert found["capacity_per_s"] == pytest.approx(evaluated["capacity_requests_per_s"])
+    assert {route["target"] for route in found["routes"]} <= {replica["name"] for replica in found["replicas"]}
+    assert "no request's KV cache has room" in cli("explain", plan, "--memory-fraction", 0.05).stdout
+
+
 WRONG = {
-    "explain": (("explain", BOTH), 1, "is a serving plan, a training plan is needed here"),
     "compare": (
         ("compare", TRAINING, BOTH),
         1,

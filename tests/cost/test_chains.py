@@ -60,6 +60,8 @@ def test_a_walks_plans_cost_what_the_model_says(model: str, seed: int, zero: int
             candidate = start.arena.candidate(found.chains)
             assert candidate.cost.feasible
             assert candidate.cost.iteration_s == pytest.approx(found.seconds, rel=1e-9)
+            anew = next(iter(Arenas(problem, priced_by))).pricer  # which remembers nothing that would spare it a bound
+            assert anew.stand(chains, found.guide_s * (1 + 1e-9)).seconds == pytest.approx(found.seconds, rel=1e-9)
             seen += 1
             teams += any(stage.tensor_parallel > 1 for _, _, stage in candidate.plan.stages)
     assert seen > 10

@@ -5,7 +5,7 @@ hold it. The groups of a block are known by the sum of a random number of 60 bit
 sum is as likely as a broken memory cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from math import inf
@@ -158,31 +158,26 @@ class FlashFlexChains:
             after = group
         return gpipe_s(stages[::-1], count)
 
-    def stand(self, chains: Sequence[Chain]) -> Standing:
-        """See `ChainPricer`; inf where a chain does not fit, or degrees that share a block do not divide."""
-        count = micro_batches(self.formulas.job, len(chains))
-        times = [self.chain_s(chain, count) for chain in chains]
-        keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
-        return self._standing(list(chains), times, keys)
-
-    def change(self, standing: Standing, changes: Mapping[int, Chain]) -> Standing:
-        """See `ChainPricer`."""
-        chains, times, keys = [*standing.chains], [*standing.times], standing.keys
-        count = micro_batches(self.formulas.job, len(chains))
-        for position, chain in changes.items():
-            times[position] = self.chain_s(chain, count)
-            before, after = self.marks(chains[position]), self.marks(chain)
-            keys = [key - old + new for key, old, new in zip(keys, before, after, strict=True)]
-            chains[position] = chain
-        return self._standing(chains, times, keys)
-
-    def _standing(self, chains: list[Chain], times: list[float], keys: list[int]) -> Standing:
+    def stand(self, chains: Sequence[Chain], limit_s: float = inf, near: Standing | None = None) -> Standing:
+        """See `ChainPricer`; inf too where degrees that share a block do not divide one another."""
+        chains, size = list(chains), len(chains)
+        count = micro_batches(self.formulas.job, size)
+        if near is None or len(near.chains) != size:
+            times = [self.chain_s(chain, count) for chain in chains]
+            keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
+        else:
+            times, keys = near.times.copy(), near.keys
+            for position, (was, chain) in enumerate(zip(near.chains, chains, strict=True)):
+                if chain is not was:
+                    times[position] = self.chain_s(chain, count)
+                    before, after = self.marks(was), self.marks(chain)
+                    keys = [key - old + new for key, old, new in zip(keys, before, after, strict=True)]
         slowest = max(times)
-        if slowest == inf:
+        guide_s = PIPELINE_WEIGHT * ((1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / size)
+        if slowest == inf or guide_s > limit_s:
             return Standing(chains, inf, inf, times, keys)
         exchange = DATA_WEIGHT * self._exchange_s(chains, keys)
-        blended = (1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / len(times)
-        return Standing(chains, PIPELINE_WEIGHT * slowest + exchange, PIPELINE_WEIGHT * blended + exchange, times, keys)
+        return Standing(chains, PIPELINE_WEIGHT * slowest + exchange, guide_s + exchange, times, keys)
 
     def _exchange_s(self, chains: Sequence[Chain], keys: list[int]) -> float:
         """DP of all blocks."""

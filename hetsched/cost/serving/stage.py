@@ -6,14 +6,14 @@ broadcast.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hetsched.cluster import Gpu, Link
-from hetsched.cost.serving.operators import Floats, Processor, all_reduce_s
+from hetsched.cost.serving.operators import ROUNDING, Floats, Processor, all_reduce_s
 from hetsched.model import ModelSpec
 from hetsched.precision import Precision
 from hetsched.profiles import ServingProfile
@@ -73,23 +73,42 @@ class StageTimes:
         context_tokens: ArrayLike,
     ) -> Floats:
         """Seconds of a step that prefills (see `prefill_s`) and decodes (see `decode_s`) at once: chunked prefill."""
+        rows = np.asarray(tokens, dtype=float) + np.asarray(sequences, dtype=float)
+        parts = self.step_parts_s(tokens, pairs, prompts, sequences, context_tokens)
+        return np.asarray(np.where(rows > 0.0, sum(parts.values()), 0.0))
+
+    def step_parts_s(
+        self,
+        tokens: ArrayLike,
+        pairs: ArrayLike,
+        prompts: ArrayLike,
+        sequences: ArrayLike,
+        context_tokens: ArrayLike,
+    ) -> dict[str, Floats]:
+        """What the seconds of a step go into, by cause; they add up to `step_s`. `blocks`: measured, causes unknown."""
         new, decoding = np.asarray(tokens, dtype=float), np.asarray(sequences, dtype=float)
         rows = new + decoding
         if self.measured is None:
-            block = self._block_s(
+            of_block = self._block_parts_s(
                 new, np.asarray(pairs, dtype=float), decoding, np.asarray(context_tokens, dtype=float)
             )
         else:
             block = self._measured_s(self.measured.prefill_s, new, True)
             block = block + self._measured_s(self.measured.decode_s, decoding, False)
             shape = np.broadcast_shapes(np.shape(block), np.shape(pairs), np.shape(context_tokens))
-            block = np.broadcast_to(block, shape)  # neither is asked, but arrays of them give arrays
-        total = self.blocks * block
+            of_block = {"blocks": np.broadcast_to(block, shape)}  # neither is asked, but arrays of them give arrays
+        parts = {cause: self.blocks * seconds for cause, seconds in of_block.items()}
         if self.ends:
-            total = total + self._head_s(np.asarray(prompts, dtype=float) + decoding)
+            parts["head"] = self._head_s(np.asarray(prompts, dtype=float) + decoding)
         if self.embeds:
-            total = total + self.all_reduce_s(rows)
-        return np.asarray(np.where(rows > 0.0, total, 0.0))
+            parts["embedding_all_reduce"] = self.all_reduce_s(rows)
+        return parts
+
+    def computes(self, rows: float) -> bool:
+        """Whether the arithmetic of the products of so many tokens with the weights takes longer than their traffic."""
+        boundless = replace(self, gpu=replace(self.gpu, memory_bytes_per_s=1e30))
+        alone_s = float(boundless._matrices_s(np.asarray(rows)))
+        return bool(alone_s > 0.5 ** (1.0 / ROUNDING) * float(self._matrices_s(np.asarray(rows))))
 
     def all_reduce_s(self, tokens: ArrayLike) -> Floats:
         """Seconds of an all-reduce of the hidden states of `tokens` tokens among the stage's GPUs."""
@@ -130,17 +149,20 @@ class StageTimes:
         return Processor.of(self.gpu, self.precision.dtype)
 
     def _block_s(self, new: Floats, pairs: Floats, decoding: Floats, context_tokens: Floats) -> Floats:
+        return np.asarray(sum(self._block_parts_s(new, pairs, decoding, context_tokens).values()))
+
+    def _block_parts_s(self, new: Floats, pairs: Floats, decoding: Floats, context_tokens: Floats) -> dict[str, Floats]:
         rows, processor = new + decoding, self._processor
         cache_bytes = context_tokens * self.kv_bytes_per_token / self.blocks
         launches = np.where(new > 0.0, processor.efficiency.prefill_block_s, processor.efficiency.decode_block_s)
-        return np.asarray(
-            self._matrices_s(rows)
-            + self._streams_s(rows)
-            + processor.attention_s(pairs, self.model.num_heads * self.model.head_dim / self.degree)
-            + processor.cache_read_s(cache_bytes)
-            + 2.0 * self.all_reduce_s(rows)
-            + launches
-        )
+        return {
+            "matrices": self._matrices_s(rows),
+            "elementwise": self._streams_s(rows),
+            "attention": processor.attention_s(pairs, self.model.num_heads * self.model.head_dim / self.degree),
+            "kv_read": processor.cache_read_s(cache_bytes),
+            "all_reduce": 2.0 * self.all_reduce_s(rows),
+            "launches": np.asarray(launches),
+        }
 
     def _measured_s(self, table: Mapping[int, float], count: Floats, prompts: bool) -> Floats:
         """Between two points by a straight line; beyond the last one the roofline, scaled to meet it."""

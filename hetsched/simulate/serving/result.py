@@ -140,6 +140,22 @@ class ServingRun:
             for name, limit in slo.limits.items()
         )
 
+    def reached(self, name: str, percentile: float, reference: ReplicaTimes | None = None) -> float:
+        """The least limit of that name which holds for the percentile of the requests; infinite where none does."""
+        if name == "scale":
+            if reference is None:
+                return float("nan")
+            values = self.scale(reference)
+        else:
+            values = {"ttft": self.ttft_s, "tpot": self.tpot_s, "e2e": self.e2e_s}[name]
+        values = np.where(self.rejected, np.inf, np.nan_to_num(values, nan=0.0))  # no TPOT of one token is no miss
+        return float(np.percentile(values, percentile, method="inverted_cdf"))
+
+    def tightness(self, slo: Slo, reference: ReplicaTimes | None = None) -> float:
+        """By how much all limits could be scaled and still be kept; below 1 where they are kept."""
+        shares = [self.reached(name, limit.percentile, reference) / limit.value for name, limit in slo.limits.items()]
+        return max(shares, default=0.0)
+
     def predicted(
         self, usd_per_hour: float | None, slo: Slo | None = None, reference: ReplicaTimes | None = None
     ) -> dict[str, Any]:

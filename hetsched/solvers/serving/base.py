@@ -16,6 +16,11 @@ class ServingSolver(Protocol):
         """What `--solver` calls it."""
         ...
 
+    @property
+    def apart(self) -> bool:
+        """Whether its plans may have replicas that prefill and others that decode."""
+        ...
+
     def steps(self, workshop: Workshop) -> int:
         """How many steps make a good search."""
         ...

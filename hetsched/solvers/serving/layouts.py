@@ -42,13 +42,17 @@ class Costs:
 
 @dataclass(frozen=True, eq=False)
 class Layouts:
-    """Replicas of groups of a cluster's GPUs, for one model and mean request."""
+    """Replicas of groups of a cluster's GPUs, for one model and mean request.
+
+    prefills: False where prompts come from elsewhere; with no output tokens in `traffic`, decode is left out.
+    """
 
     inventory: Inventory
     model: ModelSpec
     traffic: Traffic
     precision: Precision
     memory_fraction: float
+    prefills: bool = True
     _costs: dict[tuple[object, ...], Costs] = field(default_factory=dict)
     _hops: dict[tuple[object, ...], tuple[float, float]] = field(default_factory=dict)
 
@@ -145,7 +149,7 @@ class Layouts:
     def _seconds(self, times: StageTimes, together: float, share: float) -> float:
         """A prompt, and all decode steps with `together` sequences, a request's share of them 1 / `share`."""
         traffic = self.traffic
-        prompt = float(times.prefill_s(traffic.input_tokens, traffic.pairs))
+        prompt = float(times.prefill_s(traffic.input_tokens, traffic.pairs)) if self.prefills else 0.0
         context = together * (traffic.input_tokens + traffic.output_tokens / 2.0)
         return prompt + traffic.output_tokens * float(times.decode_s(together, context)) / share
 
@@ -163,7 +167,7 @@ class Layouts:
             )
             self._hops[key] = hop.latency_s, hop.per_token_s
         latency_s, per_token_s = self._hops[key]
-        prompt = latency_s + self.traffic.input_tokens * per_token_s
+        prompt = latency_s + self.traffic.input_tokens * per_token_s if self.prefills else 0.0
         return prompt + self.traffic.output_tokens * (latency_s + together * per_token_s)
 
     def _stages(self, space: "_Space", chain: Chain | None) -> list[Stage] | None:

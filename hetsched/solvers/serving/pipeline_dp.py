@@ -18,6 +18,7 @@ class PipelineDp:
 
     step: float = 0.1
     name: str = "pipeline-dp"
+    apart: bool = False
 
     def steps(self, workshop: Workshop) -> int:
         """Its iterator ends."""

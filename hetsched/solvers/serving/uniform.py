@@ -21,14 +21,15 @@ class Uniform:
     """
 
     name: str = "uniform"
+    apart: bool = False
 
     def steps(self, workshop: Workshop) -> int:
         """All there are."""
-        return 2 * len(_shapes(workshop))
+        return 2 * len(shapes(workshop))
 
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """Two drafts for each degree and depth."""
-        for degree, depth in _shapes(workshop):
+        for degree, depth in shapes(workshop):
             replicas = list(_fitting(workshop, degree, depth))
             for even in (False, True):
                 yield workshop.assembled(replicas, even=even) if replicas else None
@@ -36,7 +37,7 @@ class Uniform:
 
 def _fitting(workshop: Workshop, degree: int, depth: int) -> Iterator[Replica]:
     """Replicas of that shape that have room for a request."""
-    groups, layers = _groups(workshop, degree), even_layers(workshop.problem.model.num_layers, depth)
+    groups, layers = teams(workshop, degree), even_layers(workshop.problem.model.num_layers, depth)
     for first in range(0, len(groups) - depth + 1, depth):
         chosen = groups[first : first + depth]
         replica = workshop.made([Stage(held, names) for held, names in zip(layers, chosen, strict=True)])
@@ -44,24 +45,25 @@ def _fitting(workshop: Workshop, degree: int, depth: int) -> Iterator[Replica]:
             yield replica
 
 
-def _shapes(workshop: Workshop) -> list[tuple[int, int]]:
+def shapes(workshop: Workshop) -> list[tuple[int, int]]:
     """(degree, depth) of replicas that the cluster has GPUs for, and memory."""
     problem = workshop.problem
     widest = max(len(node.gpus) for node in problem.cluster.nodes)
     found = []
     for degree in degrees(problem.model, widest):
-        groups = len(_groups(workshop, degree))
+        groups = len(teams(workshop, degree))
         found += [(degree, depth) for depth in range(1, min(groups, problem.model.num_layers) + 1)]
     return [shape for shape in found if workshop.could_hold_evenly(*shape)]
 
 
-def _groups(workshop: Workshop, degree: int) -> list[tuple[str, ...]]:
-    """GPUs of one kind in one node, `degree` at a time, in inventory order."""
+def teams(workshop: Workshop, degree: int, used: frozenset[str] = frozenset()) -> list[tuple[str, ...]]:
+    """GPUs of one kind in one node, `degree` at a time, in inventory order, without those in use."""
     groups = []
     for node in workshop.problem.cluster.nodes:
         kinds: dict[str, list[str]] = {}
         for index, gpu in enumerate(node.gpus):
-            kinds.setdefault(gpu.kind, []).append(f"{node.name}/{index}")
+            if f"{node.name}/{index}" not in used:
+                kinds.setdefault(gpu.kind, []).append(f"{node.name}/{index}")
         for names in kinds.values():
             groups += [tuple(names[k : k + degree]) for k in range(0, len(names) - degree + 1, degree)]
     return groups

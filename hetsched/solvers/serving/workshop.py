@@ -9,11 +9,13 @@ from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.layouts import Layouts
 from hetsched.solvers.serving.pools import Inventory
+from hetsched.solvers.serving.variants import variants
 from hetsched.solvers.serving.worth import Worth
 
 Group = frozenset[int]
 
 BATCHES = ((4.0, 1.0), (48.0, 4.0))  # (requests in flight, groups that take turns) that layouts are made for
+MOST = (256.0, 4.0)  # where a replica is to hold so many, it has more GPUs than the quickest one needs
 COARSE = 0.4  # from one layout of a Pareto set to the next, a stage works so much less
 MOST_STATES = 600  # of a group of a search; `pipeline-dp` by itself has more
 SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator says what it needs
@@ -21,12 +23,16 @@ SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator say
 
 @dataclass(frozen=True, eq=False)
 class Replica:
-    """Stages, what they take, and the rate at which they keep the SLO by the steady state."""
+    """Stages, what they take, and the rate at which they keep the SLO by the steady state.
+
+    role: as of a plan's pipeline; a prefill replica's rate is of prompts, a decode replica's of the tokens after.
+    """
 
     stages: tuple[Stage, ...]
     times: ReplicaTimes
     max_batch: int
     rate_per_s: float
+    role: str = "both"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,7 @@ class Workshop:
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
+        self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
         self._known: dict[Group, Replica | None] = {}
@@ -70,6 +77,11 @@ class Workshop:
         self._trust = dict(shares)
         self._known.clear()
         self._alike.clear()
+
+    @property
+    def trusts(self) -> bool:
+        """Whether what the steady state says was measured."""
+        return bool(self._trust)
 
     def _trusted(self, replica: Replica) -> Replica:
         below = [depth for depth in self._trust if depth <= len(replica.stages)]
@@ -92,6 +104,15 @@ class Workshop:
         if group not in self._known:
             self._known[group] = self._best(group)
         return self._known[group]
+
+    def layouts_of(self, replica: Replica) -> list[Replica]:
+        """The replica and others of the same GPUs, with rates as far as they are trusted: near what was worked out."""
+        problem = self.problem
+        group = frozenset(problem.cluster.position(name) for stage in replica.stages for name in stage.devices)
+        known = dict.fromkeys(each.stages for each in (replica, *self._made.get(group, ())))
+        found = dict.fromkeys(near for stages in known for near in variants(problem.cluster, problem.model, stages))
+        made = [self.made(stages, replica.role) for stages in found]
+        return [self._trusted(each) for each in made if each.rate_per_s > 0.0]
 
     def could_hold_evenly(self, degree: int, depth: int) -> bool:
         """Whether so many of the largest GPUs could hold the model's weights."""
@@ -119,25 +140,32 @@ class Workshop:
         return max(map(self._trusted, self._made[group]), key=lambda replica: replica.rate_per_s, default=None)
 
     def _worked_out(self, group: Group) -> list[Replica]:
+        return [self.made(stages) for stages in self.candidates(group)]
+
+    def candidates(self, group: Group) -> list[list[Stage]]:
+        """The layouts of a group that are tried: the quickest for few requests, and some of the set for many."""
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
-        if found == [None]:
+        found.append(self.layouts.busiest(devices, *MOST))  # of little memory, or where the coarse set ends too soon
+        if not any(found):
             found = [self.layouts.quickest(devices, 1.0)]
-        return [self.made(stages) for stages in found if stages is not None]
+        return [list(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
 
-    def made(self, stages: Sequence[Stage]) -> Replica:
+    def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
         problem = self.problem
         times = replica_times(problem.cluster, problem.model, stages, problem.precision, self.memory_fraction)
         steady = SteadyReplica(
             times,
-            self.traffic,
+            self.traffic if role != "prefill" else replace(self.traffic, output_tokens=1.0),
             problem.most_batch * len(stages),
             problem.options.chunked_prefill_tokens > 0,
             problem.options.max_prefill_tokens,
+            role != "decode",
+            role != "prefill",
         )
-        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady))
+        return Replica(tuple(stages), times, max(1, steady.largest_batch), self.worth.rate_per_s(steady), role)
 
     # ---- plans
 
@@ -175,6 +203,7 @@ class Workshop:
 
     def score(self, groups: Sequence[Group]) -> float:
         """Larger is better: the rate kept; for least cost, the money where the rate is met."""
+        self.scored[tuple(groups)] = None
         kept = self.chosen(groups)
         rate = sum(self.rate_of(group) for group in kept)
         if self.problem.objective != "cost":
@@ -205,6 +234,12 @@ class Workshop:
         problem = self.problem
         plan = ServingPlan(problem.model, problem.load, pipelines, routes, problem.options)
         return Draft(plan, tuple(replicas), whole if score is None else score)
+
+    def usd_of(self, replicas: Iterable[Replica]) -> float:
+        """Dollars an hour of the nodes that they use."""
+        position = self.problem.cluster.position
+        names = [name for replica in replicas for stage in replica.stages for name in stage.devices]
+        return self._usd([frozenset(position(name) for name in names)])
 
     def _usd(self, groups: Iterable[Group]) -> float:
         cluster = self.problem.cluster

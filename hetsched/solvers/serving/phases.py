@@ -1,0 +1,195 @@
+"""Replicas that prefill, decode or do both, the KV routes between them, and plans of them by the largest flow.
+
+Prefill groups take their latency-best layouts or others of that Pareto set, decode groups their throughput-best
+(HexGen-2, arXiv 2502.07903, section 3.2), whichever keeps the higher rate. Groups of machines that are alike share all
+that was worked out.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hetsched.cost.serving.flow import KvNetwork, KvUse, kv_use
+from hetsched.cost.serving.kv_transfer import kv_parts
+from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
+from hetsched.solvers.serving.layouts import Layouts
+from hetsched.solvers.serving.workshop import COARSE, Draft, Group, Replica, Workshop
+
+FEW, DECODE_BATCHES = (
+    (2.0, 1.0),
+    ((16.0, 1.0), (64.0, 2.0), (256.0, 4.0)),
+)  # (requests in flight, groups that take turns)
+LEAST_SHARE = 1e-4  # of the requests: less is not worth a route
+NAMES = {"prefill": "p", "decode": "d", "both": "r"}
+
+Place = tuple[tuple[int, int], int, int]  # a stage's blocks, its node and its degree
+
+
+@dataclass(frozen=True, eq=False)
+class Flowing:
+    """Replicas of a plan and the largest flow through them: what it is worth, and what is full."""
+
+    prefills: tuple[Replica, ...]
+    decodes: tuple[Replica, ...]
+    both: tuple[Replica, ...]
+    network: KvNetwork
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All of them."""
+        return (*self.prefills, *self.decodes, *self.both)
+
+    @property
+    def value_per_s(self) -> float:
+        """Requests a second."""
+        return self.network.flow[0] + sum(replica.rate_per_s for replica in self.both)
+
+
+class Phases:
+    """Makes replicas by role, and plans, for a workshop's problem."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        problem, traffic = workshop.problem, workshop.traffic
+        shared = problem.precision, workshop.memory_fraction
+        prompts = replace(traffic, output_tokens=0.0)
+        self._prompts = Layouts(workshop.inventory, problem.model, prompts, *shared)
+        self._tokens = Layouts(workshop.inventory, problem.model, traffic, *shared, prefills=False)
+        self._found: dict[tuple[str, Group], Replica | None] = {}
+        self._alike: dict[tuple[object, ...], tuple[Replica, list[int]] | None] = {}
+        self._ways: dict[tuple[tuple[Place, ...], tuple[Place, ...]], KvUse] = {}
+        self._trust: dict[str, float] = {}
+
+    def trust(self, shares: dict[str, float]) -> None:
+        """From now on take so much of what the steady state says of replicas of a role."""
+        self._trust = dict(shares)
+        self._found.clear()
+
+    def replica(self, group: Group, role: str) -> Replica | None:
+        """The group's best replica of a role, None where it keeps no rate."""
+        key = role, group
+        if key not in self._found:
+            self._found[key] = self._best(group, role)
+        return self._found[key]
+
+    def _best(self, group: Group, role: str) -> Replica | None:
+        workshop = self.workshop
+        if not workshop.could_hold(group):
+            return None
+        if role == "both":
+            found = workshop.replica(group)
+        else:
+            order = self._order(group)
+            known = (role, workshop.inventory.key(order))
+            if known not in self._alike:
+                best = self._worked_out(order, role)
+                place = {workshop.problem.cluster.devices[device].name: k for k, device in enumerate(order)}
+                self._alike[known] = (
+                    None if best is None else (best, [place[n] for s in best.stages for n in s.devices])
+                )
+            found = self._moved(self._alike[known], order)
+        if found is None or found.rate_per_s <= 0.0:
+            return None
+        return replace(found, rate_per_s=found.rate_per_s * self._trust.get(role, 1.0))
+
+    def _order(self, group: Group) -> list[int]:
+        """The group's GPUs so that those of groups which are alike stand at equal places."""
+        cluster, classes = self.workshop.problem.cluster, self.workshop.inventory.node_class
+        machines: dict[tuple[int, str], list[int]] = {}
+        for device in sorted(group):
+            machines.setdefault((cluster.node_numbers[device], cluster.devices[device].gpu.kind), []).append(device)
+        rows = sorted((classes[node], kind, len(devices), node) for (node, kind), devices in machines.items())
+        return [device for _, kind, _, node in rows for device in machines[node, kind]]
+
+    def _moved(self, known: tuple[Replica, list[int]] | None, order: Sequence[int]) -> Replica | None:
+        """The replica that was worked out for a group that is alike, on this one's GPUs."""
+        if known is None:
+            return None
+        best, places = known
+        names = iter([self.workshop.problem.cluster.devices[order[place]].name for place in places])
+        stages = tuple(Stage(stage.layers, tuple(next(names) for _ in stage.devices)) for stage in best.stages)
+        return replace(best, stages=stages)
+
+    def _worked_out(self, devices: Sequence[int], role: str) -> Replica | None:
+        if role == "prefill":
+            found = [*self._prompts.pareto(devices, *FEW, COARSE), self._prompts.busiest(devices, *FEW)]
+        else:
+            found = [self._tokens.busiest(devices, *batch) for batch in DECODE_BATCHES]
+            found.append(self._tokens.quickest(devices, *DECODE_BATCHES[0]))
+        layouts = {tuple(stages): None for stages in found if stages is not None}
+        if not layouts:
+            single = (self._prompts if role == "prefill" else self._tokens).quickest(devices, 1.0)
+            layouts = {tuple(single): None} if single is not None else {}
+        made = [self.workshop.made(stages, role) for stages in layouts]
+        return max(made, key=lambda replica: replica.rate_per_s, default=None)
+
+    def way(self, source: Replica, target: Replica) -> KvUse:
+        """The KV route between two replicas."""
+        key = self._places(source), self._places(target)
+        if key not in self._ways:
+            problem = self.workshop.problem
+            parts = kv_parts(problem.cluster, problem.model, problem.precision, source.stages, target.stages)
+            self._ways[key] = kv_use(problem.cluster, parts, self.workshop.traffic.input_tokens)
+        return self._ways[key]
+
+    def _places(self, replica: Replica) -> tuple[Place, ...]:
+        cluster = self.workshop.problem.cluster
+        nodes = cluster.node_numbers
+        if not cluster.network.per_device:
+            return tuple((s.layers, nodes[cluster.position(s.devices[0])], len(s.devices)) for s in replica.stages)
+        return tuple((s.layers, cluster.position(s.devices[0]), len(s.devices)) for s in replica.stages)
+
+    def flowing(self, replicas: Sequence[Replica]) -> Flowing:
+        """The flow through these replicas."""
+        sides = {role: tuple(r for r in replicas if r.role == role) for role in NAMES}
+        prefills, decodes = sides["prefill"], sides["decode"]
+        ways = {(i, j): self.way(p, d) for i, p in enumerate(prefills) for j, d in enumerate(decodes)}
+        supply, demand = (np.array([r.rate_per_s for r in side]) for side in (prefills, decodes))
+        return Flowing(prefills, decodes, sides["both"], KvNetwork(supply, demand, ways))
+
+    def draft(self, flowing: Flowing) -> Draft | None:
+        """The plan of a flow, with its shares, without replicas that it leaves idle; None where nothing flows."""
+        network, value = flowing.network, flowing.value_per_s
+        if value <= 0.0:
+            return None
+        carried: dict[tuple[Replica, Replica], float] = {}
+        for (i, j), flow in zip(network.ways, network.levelled(), strict=True):
+            if flow > LEAST_SHARE * value:
+                carried[flowing.prefills[i], flowing.decodes[j]] = float(flow)
+        rates: dict[Replica, float] = {replica: replica.rate_per_s for replica in flowing.both}
+        for (source, _), flow in carried.items():
+            rates[source] = rates.get(source, 0.0) + flow
+        return self.assembled(rates, carried, value)
+
+    def assembled(
+        self, rates: dict[Replica, float], carried: dict[tuple[Replica, Replica], float], value: float
+    ) -> Draft:
+        """The plan in which entry replicas get requests at these rates, and pass them on so."""
+        problem = self.workshop.problem
+        targets = dict.fromkeys(target for _, target in carried)
+        entries = sorted(rates, key=lambda replica: (replica.role == "both", -rates[replica]))
+        name: dict[Replica, str] = {}
+        counts = dict.fromkeys(NAMES, 0)
+        for replica in (*entries, *targets):
+            name[replica] = f"{NAMES[replica.role]}{counts[replica.role]}"
+            counts[replica.role] += 1
+        pipelines = tuple(ServingPipeline(name[r], r.stages, r.max_batch, r.role) for r in name)
+        routes = [
+            Route(None, name[r], share) for r, share in zip(entries, _shares([rates[r] for r in entries]), strict=True)
+        ]
+        for source in entries:
+            if source.role == "prefill":
+                ends = [(target, flow) for (s, target), flow in carried.items() if s is source]
+                shares = _shares([flow for _, flow in ends])
+                routes += [Route(name[source], name[t], share) for (t, _), share in zip(ends, shares, strict=True)]
+        plan = ServingPlan(problem.model, problem.load, pipelines, tuple(routes), problem.options)
+        return Draft(plan, tuple(name), value)
+
+
+def _shares(amounts: Sequence[float]) -> list[float]:
+    """Parts of 1."""
+    whole = sum(amounts)
+    shares = [amount / whole for amount in amounts]
+    shares[-1] = max(0.0, 1.0 - sum(shares[:-1]))
+    return shares
