@@ -56,6 +56,11 @@ class Judge:
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
 
+    @property
+    def plays(self) -> int:
+        """How many replicas were played by themselves so far."""
+        return len(self._alone)
+
     def rate_alone(self, replica: Replica) -> float:
         """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
 

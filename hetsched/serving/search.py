@@ -11,6 +11,7 @@ from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.serving.choice import KINDS, mode_of
 from hetsched.serving.judge import Judge, Verdict, polished
 from hetsched.serving.nearest import nothing_fits, slo_missed
+from hetsched.serving.rehearsal import Rehearsal
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
@@ -20,6 +21,7 @@ from hetsched.workload import Slo
 
 FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
+PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
 FLOW_ERROR = 1.05  # a flow is hardly ever exceeded by so much in simulation
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
@@ -169,7 +171,10 @@ class _Search:
         if self._run(rng, drafts, FIRST, watch):
             self._measure(drafts)
             self._run(rng, drafts, 1.0, watch)
-        return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+        if self.problem.objective == "cost" or not self.workshop.scored:
+            return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+        plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
+        return Rehearsal(self.judge, self.workshop).best(self.workshop.scored, plays, FINALISTS)
 
     def _run(
         self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None

@@ -143,10 +143,22 @@ class SteadyReplica:
 
     @cached_property
     def _busy(self) -> Floats:
-        """(depth, largest_batch): how long each stage works until every group had its turn."""
-        return self._stages_s * self._sizes[1]
+        """(2 · depth - 1, largest_batch): how long each stage, and each link between two, works for a turn of all."""
+        group, groups = self._sizes
+        return np.concatenate([self._stages_s, self._per_token_s[:, None] * group]) * groups
 
     @cached_property
+    def _per_token_s(self) -> Floats:
+        """(depth - 1,): how long the link after each stage but the last is busy for a token."""
+        return np.array([hop.per_token_s for hop in self.times.hops[: self.times.depth - 1]])
+
+    @cached_property
+    def _prompt_works_s(self) -> Floats:
+        """(2 · depth - 1,): seconds that each stage, and each link between two, works on a prompt."""
+        sent = self.traffic.input_tokens if self.prefills else 0.0
+        return np.concatenate([self._prompt_stages_s, self._per_token_s * sent])
+
+    @property
     def _prompt_stages_s(self) -> Floats:
         """(depth,): seconds each stage works on a prompt, when as many go together as a step takes."""
         traffic = self.traffic
@@ -174,16 +186,16 @@ class SteadyReplica:
 
     @property
     def _prompt_busy_s(self) -> float:
-        return float(self._prompt_stages_s.max())
+        return float(self._prompt_works_s.max())
 
     def _rates(self) -> Floats:
         """(largest_batch,): requests a second with so many sequences in flight at all times.
 
-        The busiest stage does a request's prompt and its part of `output_tokens` rounds; and a round takes at least as
-        long as a group's way, prompts of others in between.
+        The busiest stage, or link, does a request's prompt and its part of `output_tokens` rounds; and a round takes at
+        least as long as a group's way, prompts of others in between.
         """
         sizes = np.arange(1, self.largest_batch + 1, dtype=float)
         output = self._tokens
-        stage = self._prompt_stages_s[:, None] + output * self._busy / sizes
+        stage = self._prompt_works_s[:, None] + output * self._busy / sizes
         way = self._prompt_busy_s + output * self.token_s / sizes
         return np.asarray(1.0 / np.maximum(stage.max(axis=0), way))

@@ -9,7 +9,7 @@ allows it, starts by what each GPU is better at, and another climb from a shaken
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import cycle
 
 import numpy as np
 
@@ -23,6 +23,11 @@ from hetsched.solvers.serving.workshop import SPARE, Draft, Group, Replica, Work
 APART = ("prefill", "decode")
 SLACK = 0.02  # what a request a second of capacity is worth that the flow does not use yet
 LEAST_GAIN = 1e-6
+LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = (
+    400,
+    150,
+    40_000,
+)  # few GPUs have few states; the more there are, the dearer is one
 FEW_GROUPS, COUNTS = 10, 8  # up to so many groups all counts are tried; else so many of them
 
 
@@ -49,7 +54,7 @@ class MaxFlow:
     def steps(self, workshop: Workshop) -> int:
         """Starts and neighbours."""
         gpus = len(workshop.problem.cluster.devices)
-        return int(np.clip(60_000 // max(1, gpus), 600, 4000))
+        return int(max(LEAST_STEPS, min(STEPS_A_GPU * gpus, STEPS_FOR // max(1, gpus))))
 
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """Starts, then climbs for ever; a draft where a state is better than all with the same roles before."""
@@ -79,14 +84,18 @@ class MaxFlow:
         tops: list[Standing] = []
         for start in starts[: self.climbs]:
             yield from self._climb(phases, apart, start, tops, seen, rng)
-        for round_number in count():
-            moves = (both, apart)[round_number % 2]
-            tops.sort(key=lambda standing: -standing.value)
-            if round_number == 0 and both is not apart:
-                yield from self._climb(phases, both, tops[0], tops, seen, rng)
-                continue
+        if both is not apart:
+            yield from self._climb(phases, both, tops[0], tops, seen, rng)
+        known = 0  # states in a row that were seen before: where there are only such, all is done
+        for moves in cycle((both, apart)):
             chosen = tops[min(int(rng.exponential(1.0)), len(tops) - 1)]
             state = moves.shaken(chosen.state, int(rng.integers(1, self.shakes + 1)), rng)
+            known = known + 1 if state in seen else 0
+            if known > self.patience:
+                return
+            if known:
+                continue
+            seen[state] = None
             start = standing_of(phases, state)
             yield start
             yield from self._climb(phases, moves, start, tops, seen, rng)
@@ -100,7 +109,7 @@ class MaxFlow:
         seen: dict[State, None],
         rng: np.random.Generator,
     ) -> Iterator[Standing]:
-        """From a state to better ones, the first that is found each time; the last goes to `tops`."""
+        """From a state to better ones, the first that is found each time; `tops` has the best of where they end."""
         improved = True
         while improved:
             improved, tried = False, 0
@@ -116,7 +125,10 @@ class MaxFlow:
                     break
                 if tried >= self.patience:
                     break
-        tops.append(top)
+        if all(top.state != other.state for other in tops):
+            tops.append(top)
+            tops.sort(key=lambda standing: -standing.value)
+            del tops[self.climbs :]
 
 
 def standing_of(phases: Phases, state: State) -> Standing:

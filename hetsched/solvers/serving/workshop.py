@@ -9,11 +9,13 @@ from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.layouts import Layouts
 from hetsched.solvers.serving.pools import Inventory
+from hetsched.solvers.serving.variants import variants
 from hetsched.solvers.serving.worth import Worth
 
 Group = frozenset[int]
 
 BATCHES = ((4.0, 1.0), (48.0, 4.0))  # (requests in flight, groups that take turns) that layouts are made for
+MOST = (256.0, 4.0)  # where a replica is to hold so many, it has more GPUs than the quickest one needs
 COARSE = 0.4  # from one layout of a Pareto set to the next, a stage works so much less
 MOST_STATES = 600  # of a group of a search; `pipeline-dp` by itself has more
 SPARE = 1.1  # a plan for a rate is made for so much more, and the simulator says what it needs
@@ -58,6 +60,7 @@ class Workshop:
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
+        self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
         self._known: dict[Group, Replica | None] = {}
@@ -102,6 +105,15 @@ class Workshop:
             self._known[group] = self._best(group)
         return self._known[group]
 
+    def layouts_of(self, replica: Replica) -> list[Replica]:
+        """The replica and others of the same GPUs, with rates as far as they are trusted: near what was worked out."""
+        problem = self.problem
+        group = frozenset(problem.cluster.position(name) for stage in replica.stages for name in stage.devices)
+        known = dict.fromkeys(each.stages for each in (replica, *self._made.get(group, ())))
+        found = dict.fromkeys(near for stages in known for near in variants(problem.cluster, problem.model, stages))
+        made = [self.made(stages, replica.role) for stages in found]
+        return [self._trusted(each) for each in made if each.rate_per_s > 0.0]
+
     def could_hold_evenly(self, degree: int, depth: int) -> bool:
         """Whether so many of the largest GPUs could hold the model's weights."""
         return degree * depth * max(self._bytes) >= self._least_bytes
@@ -135,9 +147,10 @@ class Workshop:
         devices = sorted(group)
         few, many = BATCHES
         found = [self.layouts.quickest(devices, *few), *self.layouts.pareto(devices, *many, COARSE)]
-        if found == [None]:
+        found.append(self.layouts.busiest(devices, *MOST))  # of little memory, or where the coarse set ends too soon
+        if not any(found):
             found = [self.layouts.quickest(devices, 1.0)]
-        return [stages for stages in found if stages is not None]
+        return [list(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
 
     def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
         """The replica of these stages."""
@@ -190,6 +203,7 @@ class Workshop:
 
     def score(self, groups: Sequence[Group]) -> float:
         """Larger is better: the rate kept; for least cost, the money where the rate is met."""
+        self.scored[tuple(groups)] = None
         kept = self.chosen(groups)
         rate = sum(self.rate_of(group) for group in kept)
         if self.problem.objective != "cost":
