@@ -68,7 +68,7 @@ def fitted(rows: list[dict[str, object]], model: str = "equal") -> np.ndarray:
     def off(logs: np.ndarray) -> np.ndarray:
         return np.append(errors(rows, logs, model).ravel() / PRECISION, (logs - USUAL[:size]) / SPREAD[:size])
 
-    return np.asarray(least_squares(off, USUAL[:size], diff_step=1e-3).x)
+    return np.asarray(least_squares(off, USUAL[:size], diff_step=[1e-3] * size).x)
 
 
 def say(label: str, found: np.ndarray) -> None:
