@@ -26,6 +26,9 @@ class Hop:
 
 
 NO_HOP = Hop()
+# Of the stages in turn: seconds of a pass; how long its message occupies the link after it, and takes to arrive after
+# that; and how long the stage itself is held up by it.
+_Passes = list[tuple[float, float, float, float]]
 SAME_S = 1e-12  # relative: states that differ by less repeat
 
 
@@ -43,14 +46,45 @@ def play(
 def _play(
     schedule: str, work: tuple[StageWork, ...], hops: tuple[Hop, ...], micro_batches: int, overlap: bool
 ) -> tuple[float, ...]:
-    rounds = _Rounds(work, hops, overlap)
-    depth = len(work)
-    lag = [micro_batches] * depth if schedule == "gpipe" else list(range(depth - 1, -1, -1))
-    return tuple(rounds.run(micro_batches, lag))
+    lines = _passes(work, hops, overlap)
+    return tuple(_gpipe(*lines, micro_batches) if schedule == "gpipe" else _Rounds(*lines).run(micro_batches))
+
+
+def _passes(work: tuple[StageWork, ...], hops: tuple[Hop, ...], overlap: bool) -> tuple[_Passes, _Passes]:
+    """The forwards from the first stage on, and the backwards from the last stage on."""
+    stages = list(zip(work, (NO_HOP, *hops), (*hops, NO_HOP), strict=True))
+    if overlap:
+        forwards = [(w.forward_s, to.forward_occupied_s, to.forward_latency_s, 0.0) for w, _, to in stages]
+        backwards = [(w.backward_s, to.backward_occupied_s, to.backward_latency_s, 0.0) for w, to, _ in stages]
+    else:
+        forwards = [
+            (w.forward_s + of.forward_occupied_s + of.forward_latency_s, 0.0, 0.0, to.forward_occupied_s)
+            for w, of, to in stages
+        ]
+        backwards = [
+            (w.backward_s + of.backward_occupied_s + of.backward_latency_s, 0.0, 0.0, to.backward_occupied_s)
+            for w, to, of in stages
+        ]
+    return forwards, backwards[::-1]
+
+
+def _gpipe(forwards: _Passes, backwards: _Passes, micro_batches: int) -> list[float]:
+    """All forwards, then all backwards. Each is a line of servers, stages and links by turns, through which like jobs
+    go: the last reaches a server after the first one's way there, and once for each job before it the slowest server's
+    time up to there. No stage waits for its own forwards: the last stage ends them last."""
+    begun, ends = 0.0, [0.0]
+    for line in (forwards, backwards):
+        begun, way, slowest, ends = ends[-1], 0.0, 0.0, []
+        for seconds, occupied, latency, held in line:
+            slowest = max(slowest, seconds + held)
+            ends.append(begun + way + (micro_batches - 1) * slowest + seconds + held)
+            slowest = max(slowest, occupied)
+            way += seconds + occupied + latency
+    return ends[::-1]
 
 
 class _Rounds:
-    """Plays in rounds: in round k a stage does forward k, then backward k - lag of it.
+    """Plays 1F1B in rounds: in round k a stage does forward k, then backward k less the number of stages after it.
 
     Between rounds the future depends on the clocks alone. Where a round, or as many as there are stages, only shift all
     of them by one time, the next do too, until the forwards end; those rounds are skipped in one step. (Such systems
@@ -58,46 +92,24 @@ class _Rounds:
     round; a wait for a message there and back repeats as often as there are micro-batches under way.)
     """
 
-    def __init__(self, work: tuple[StageWork, ...], hops: tuple[Hop, ...], overlap: bool) -> None:
-        self.depth = size = len(work)
-        ahead, behind = (*hops, NO_HOP), (NO_HOP, *hops)
-        # per stage, in playing order: seconds of a pass, what its message takes on the link after it, and how long the
-        # stage itself is held up by that
-        self.forwards = [
-            (w.forward_s, hop.forward_occupied_s, hop.forward_latency_s, 0.0)
-            for w, hop in zip(work, ahead, strict=True)
-        ]
-        self.backwards = [
-            (s, work[s].backward_s, behind[s].backward_occupied_s, behind[s].backward_latency_s, 0.0)
-            for s in reversed(range(size))
-        ]
-        if not overlap:
-            self.forwards = [
-                (w.forward_s + before.forward_occupied_s + before.forward_latency_s, 0.0, 0.0, after.forward_occupied_s)
-                for w, before, after in zip(work, behind, ahead, strict=True)
-            ]
-            self.backwards = [
-                (
-                    s,
-                    work[s].backward_s + ahead[s].backward_occupied_s + ahead[s].backward_latency_s,
-                    0.0,
-                    0.0,
-                    behind[s].backward_occupied_s,
-                )
-                for s in reversed(range(size))
-            ]
+    def __init__(self, forwards: _Passes, backwards: _Passes) -> None:
+        size = len(forwards)
+        self.forwards = list(enumerate(forwards))
+        self.backwards = list(zip(reversed(range(size)), range(size), backwards, strict=True))
         self.clock = [0.0] * size  # when each stage is free
-        self.forward_link, self.backward_link = [0.0] * size, [0.0] * size  # when each link is free
-        self.gradients: list[list[float]] = [[] for _ in range(size)]  # arrivals at each stage that wait for it
-        self.taken = [0] * size
+        self.forward_link, self.backward_link = [0.0] * size, [0.0] * size  # when the link after each pass is free
+        self.gradients: list[deque[float]] = [deque() for _ in range(size)]  # arrivals at each stage that wait for it
 
-    def run(self, micro_batches: int, lag: list[int]) -> list[float]:
-        earlier: deque[list[float]] = deque(maxlen=self.depth)
-        step, last = 0, micro_batches + max(lag)
+    def run(self, micro_batches: int) -> list[float]:
+        depth = len(self.forwards)
+        earlier: deque[list[float]] = deque(maxlen=depth)
+        step, last = 0, micro_batches + depth - 1
         while step < last:
-            self._round(step, micro_batches, lag)
+            if step < micro_batches:
+                self._forward()
+            self._backward(step, micro_batches)
             step += 1
-            if not max(lag) < step < micro_batches:
+            if not depth <= step < micro_batches:
                 continue
             state = self._state()
             for period, before in enumerate(reversed(earlier), start=1):
@@ -114,39 +126,41 @@ class _Rounds:
                 earlier.append(state)
         return self.clock
 
-    def _round(self, step: int, micro_batches: int, lag: list[int]) -> None:
-        clock, last = self.clock, self.depth - 1
-        if step < micro_batches:
-            arrival, links = 0.0, self.forward_link
-            for s, (seconds, occupied, latency, held) in enumerate(self.forwards):
-                now = clock[s]
-                now = (now if now > arrival else arrival) + seconds
-                clock[s] = now + held
-                if s < last:
-                    free = links[s]
-                    links[s] = free = (free if free > now else now) + occupied
-                    arrival = free + latency
-        links, gradients, taken = self.backward_link, self.gradients, self.taken
-        for s, seconds, occupied, latency, held in self.backwards:
-            if 0 <= step - lag[s] < micro_batches:
-                now = clock[s]
-                if s < last:
-                    ready = gradients[s][taken[s]]
-                    taken[s] += 1
-                    now = now if now > ready else ready
-                now += seconds
-                clock[s] = now + held
-                if s > 0:
-                    free = links[s]
-                    links[s] = free = (free if free > now else now) + occupied
-                    gradients[s - 1].append(free + latency)
+    def _forward(self) -> None:
+        clock, links, arrival = self.clock, self.forward_link, 0.0
+        for s, (seconds, occupied, latency, held) in self.forwards:
+            now = clock[s]
+            now = (now if now > arrival else arrival) + seconds
+            clock[s] = now + held
+            free = links[s]
+            links[s] = free = (free if free > now else now) + occupied
+            arrival = free + latency
+
+    def _backward(self, step: int, micro_batches: int) -> None:
+        clock, links, gradients = self.clock, self.backward_link, self.gradients
+        ended = step - micro_batches
+        for s, after, (seconds, occupied, latency, held) in self.backwards:
+            if after > step:
+                break  # its first is not yet due, nor those before it
+            if after <= ended:
+                continue
+            now = clock[s]
+            if after:
+                ready = gradients[s].popleft()
+                now = now if now > ready else ready
+            now += seconds
+            clock[s] = now + held
+            if s:
+                free = links[s]
+                links[s] = free = (free if free > now else now) + occupied
+                gradients[s - 1].append(free + latency)
 
     def _state(self) -> list[float]:
-        waiting = [time for s in range(self.depth) for time in self.gradients[s][self.taken[s] :]]
+        waiting = [time for times in self.gradients for time in times]
         return [*self.clock, *self.forward_link[:-1], *self.backward_link[1:], *waiting]
 
     def _shift(self, seconds: float) -> None:
         self.clock = [time + seconds for time in self.clock]
         self.forward_link = [time + seconds for time in self.forward_link]
         self.backward_link = [time + seconds for time in self.backward_link]
-        self.gradients = [[time + seconds for time in times] for times in self.gradients]
+        self.gradients = [deque(time + seconds for time in times) for times in self.gradients]

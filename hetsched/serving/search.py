@@ -19,7 +19,7 @@ from hetsched.solvers.serving.neighbours import grown
 from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
 from hetsched.workload import Slo
 
-FINALISTS, RIVALS = 4, 2  # drafts that are simulated: of the solver, and of the baseline
+FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
 PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep

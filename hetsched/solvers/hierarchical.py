@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from hetsched.algorithms.graph_partition import partition
-from hetsched.algorithms.open_tsp import open_tsp
+from hetsched.algorithms.open_tsp import held_karp, local_search
 from hetsched.cost.base import CostModel
 from hetsched.cost.chains import Group
 from hetsched.problem import Problem
@@ -29,7 +29,7 @@ from hetsched.solvers.megatron import WIDTHS, Megatron
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
-LONGEST_TSP = 24
+LONGEST_TSP, LONGEST_EXACT = 24, 12  # stages
 STEP_S = 0.1
 STARTS_KEPT = 6
 
@@ -182,36 +182,31 @@ class _Network:
             return list(groups)
         order = self._orders.get(groups)
         if order is None:
-            path, _ = open_tsp(self.hop_s[np.ix_(part, part)], rng)
+            hop_s = self.hop_s[np.ix_(part, part)]
+            exact = len(part) <= LONGEST_EXACT
+            path, _ = held_karp(hop_s) if exact else local_search(hop_s, rng, restarts=4, rounds=4)
             order = self._orders[groups] = [groups[position] for position in path]
         return order
 
     def _joined(self, replicas: int, weight: Floats, rng: np.random.Generator) -> list[int]:
         """A label for each unit: partitions of each kind with little weight inside, joined kind by kind."""
-        labels = [-1] * len(self.units)
+        labels = np.full(len(self.units), -1)
         load = np.zeros(replicas)
         for kind in sorted(set(self.kinds), key=lambda kind: -self.speeds[self.kinds.index(kind)]):
-            mine = [u for u, other in enumerate(self.kinds) if other == kind]
+            mine = np.flatnonzero([other == kind for other in self.kinds])
             each, over = divmod(len(mine), replicas)
             sizes = [each + (k < over) for k in range(replicas)]
             parts = [size for size in sizes if size]
-            of = weight[np.ix_(mine, mine)]
             groups = np.zeros(len(mine), dtype=np.intp)
             if len(parts) > 1:
-                groups = partition(of, parts, rng, "sum", starts=2, longest_cycle=2)
-            placed = [[u for u, label in enumerate(labels) if label == k] for k in range(replicas)]
-            cost = np.empty((len(parts), replicas))
-            for part in range(len(parts)):
-                members = [mine[m] for m in np.flatnonzero(groups == part)]
-                for k in range(replicas):
-                    cost[part, k] = float(weight[np.ix_(members, placed[k])].sum()) + 1e-9 * load[k]
-                    cost[part, k] += 1e-6 * weight.max() * load[k] * len(members)
-            rows, columns = linear_sum_assignment(cost)
-            for part, k in zip(rows.tolist(), columns.tolist(), strict=True):
-                for m in np.flatnonzero(groups == part):
-                    labels[mine[m]] = k
-                    load[k] += self.speeds[mine[m]]
-        return labels
+                groups = partition(weight[np.ix_(mine, mine)], parts, rng, "sum", starts=2, longest_cycle=2)
+            part_of = groups == np.arange(len(parts))[:, None]
+            cost = part_of @ weight[mine] @ (labels[:, None] == np.arange(replicas))
+            cost += (1e-9 + 1e-6 * weight.max() * part_of.sum(axis=1))[:, None] * load
+            for part, k in zip(*linear_sum_assignment(cost), strict=True):
+                labels[mine[part_of[part]]] = k
+                load[k] += sum(self.speeds[u] for u in mine[part_of[part]])
+        return [int(label) for label in labels]
 
     def _dealt(self, replicas: int, blockwise: bool) -> list[int]:
         """Each kind in inventory order, dealt in turn or in blocks."""

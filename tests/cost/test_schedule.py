@@ -111,13 +111,13 @@ def test_states_that_nearly_repeat_are_not_skipped(
 def test_rounds_that_repeat_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million micro-batches take no more rounds than a hundred, also where every second round alone repeats."""
     played = []
-    one_round = scheduling._Rounds._round
+    backward = scheduling._Rounds._backward
 
-    def counted(rounds: scheduling._Rounds, step: int, micro_batches: int, lag: list[int]) -> None:
+    def counted(rounds: scheduling._Rounds, step: int, micro_batches: int) -> None:
         played.append(step)
-        one_round(rounds, step, micro_batches, lag)
+        backward(rounds, step, micro_batches)
 
-    monkeypatch.setattr(scheduling._Rounds, "_round", counted)
+    monkeypatch.setattr(scheduling._Rounds, "_backward", counted)
     work = [StageWork(1.0, 2.0), StageWork(1.5, 2.5), StageWork(0.5, 1.0)]
     hops = [Hop(0.25, 0.5, 0.25, 0.5)] * 2
     ends = play("1f1b", work, hops, 1_000_000)

@@ -5,11 +5,14 @@ k-means seeds the population; mutations merge two groups, split one, swap or mov
 The fitness is the workload's objective by the steady state; the driver simulates the finalists.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
+from hetsched.solvers.serving.market import Market
 from hetsched.solvers.serving.neighbours import clustered, grown, most_groups
 from hetsched.solvers.serving.workshop import Draft, Group, Workshop
 
@@ -21,12 +24,16 @@ LEAST_STEPS, MOST_STEPS = 150, 1000
 
 @dataclass(frozen=True, slots=True)
 class Genetic:
-    """population: chromosomes kept; mutations: of a child, at most; crossover: the share of children of two parents."""
+    """population: chromosomes kept; mutations: of a child, at most; crossover: the share of children of two parents.
+
+    recombined: after so many children the best division into groups that any of them had, by an integer programme.
+    """
 
     population: int = 24
     mutations: int = 3
     crossover: float = 0.2
     tournament: int = 3
+    recombined: int = 60
     name: str = "genetic"
     apart: bool = False
 
@@ -57,7 +64,9 @@ class Genetic:
         self, workshop: Workshop, kept: dict[Partition, float], rng: np.random.Generator
     ) -> Iterator[Partition]:
         yield from self._seeds(workshop, rng)
-        while True:
+        for number in itertools.count():
+            if number % self.recombined == 0:
+                yield _recombined(workshop)
             parents = [self._parent(kept, rng) for _ in range(2)]
             child = list(_crossed(*parents) if rng.random() < self.crossover else parents[0])
             for _ in range(int(rng.integers(1, self.mutations + 1))):
@@ -82,6 +91,18 @@ class Genetic:
         known = list(kept)
         drawn = rng.integers(len(known), size=self.tournament)
         return known[max(drawn, key=lambda number: kept[known[number]])]
+
+
+def _recombined(workshop: Workshop) -> Partition:
+    """The groups, of all that are known, that do most by the objective together; the GPUs of none by machine."""
+    problem = workshop.problem
+    market = Market(workshop, several=False)
+    market.learn(workshop.known_groups())
+    rate = problem.load.rate_per_s if problem.objective == "cost" else None
+    best = market.most(inf) if rate is None else market.cheapest(rate)
+    groups = [] if best is None else list(best.groups)
+    rest = frozenset(range(len(problem.cluster.devices))).difference(*groups)
+    return _canonical([*groups, *(frozenset(devices) for devices in _machines(workshop, rest))])
 
 
 def mutated(workshop: Workshop, groups: list[Group], rng: np.random.Generator) -> list[Group]:

@@ -36,12 +36,17 @@ class Rental:
 
 
 class Market:
-    """The nodes of a workshop's cluster as offers. All of them must have a price."""
+    """The nodes of a workshop's cluster as offers; one without a price costs nothing.
 
-    def __init__(self, workshop: Workshop) -> None:
+    several: whether designs of several machines are thought of, besides those that it learns.
+    """
+
+    def __init__(self, workshop: Workshop, several: bool = True) -> None:
         self.workshop, self.cluster = workshop, workshop.problem.cluster
         self._designs: dict[tuple[Part, ...], Group] = {}
-        self.learn(self._first_designs())
+        self.learn(self._of_one_machine())
+        if several:
+            self.learn(self._of_several())
 
     def learn(self, groups: Iterable[Group]) -> None:
         """Know these designs besides; not those that hold no model, or take two machines where one has the room."""
@@ -124,11 +129,14 @@ class Market:
 
     # ---- designs
 
-    def _first_designs(self) -> Iterator[Group]:
-        """Of one machine, any number of GPUs of a kind; of several whole ones, those of most promise for the money."""
+    def _of_one_machine(self) -> Iterator[Group]:
+        """Any number of its GPUs of a kind."""
         for number in self._nodes:
             for devices in self._gpus[number].values():
                 yield from (frozenset(devices[: k + 1]) for k in range(len(devices)))
+
+    def _of_several(self) -> Iterator[Group]:
+        """Whole machines: those of most promise for the money."""
         designs = list(self._several())
         for worth in (self._bandwidth_per_usd, self._flops_per_usd, lambda group: -len(group)):
             yield from sorted(designs, key=worth, reverse=True)[: MOST_DESIGNS // 3]
