@@ -244,5 +244,4 @@ def test_zero_goes_as_far_as_memory_needs(cli: Cli, specs: Path) -> None:
     words = "plan-train", specs / "dtfm-worldwide.yaml", "--model", "opt-1.3b", *grid, "--max-steps", 1, "--json"
     used = [json.loads(cli(*words, "--memory-fraction", share).stdout)["options"]["zero"] for share in (0.92, 0.7)]
     assert used == [1, 2]
-    refused = cli(*words, "--memory-fraction", 0.7, "--zero", 1)
-    assert refused.exit_code == 3
+    cli(*words, "--memory-fraction", 0.7, "--zero", 1, code=3)
