@@ -175,7 +175,12 @@ class _Search:
         if self.problem.objective == "cost" or not self.workshop.scored:
             return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
         plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
-        return Rehearsal(self.judge, self.workshop).best(self.workshop.scored, plays, FINALISTS)
+        first = [self._groups(draft) for draft in _best(drafts, 2 * FINALISTS)]
+        return Rehearsal(self.judge, self.workshop).best(first, self.workshop.scored, plays, FINALISTS)
+
+    def _groups(self, draft: Draft) -> list[Group]:
+        position = self.problem.cluster.position
+        return [frozenset(position(name) for s in replica.stages for name in s.devices) for replica in draft.replicas]
 
     def _run(
         self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None

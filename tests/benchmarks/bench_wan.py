@@ -9,6 +9,7 @@ where it can't run.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -104,6 +105,22 @@ CASES = (
     Case("two cities", "one chain", TWO_CITIES, ((((0, 2), 0), ((2, 4), 1), ((4, 6), 2), ((6, 8), 3)),), (8,)),
     Case("three cities", "unequal stages", THREE_CITIES, ((((0, 1), 0), ((1, 6), 1), ((6, 8), 2)),), (8,)),
     Case("three cities", "unequal pipelines", THREE_CITIES, ((((0, 5), 0), ((5, 8), 1)), (((0, 8), 2),)), (6, 2)),
+    Case(
+        "three cities",
+        "data parallel",
+        THREE_CITIES,
+        ((((0, 8), 0),), (((0, 8), 1),), (((0, 8), 2),)),
+        (3, 3, 2),
+    ),
+    Case(
+        "three cities",
+        "data parallel, 4 bits",
+        THREE_CITIES,
+        ((((0, 8), 0),), (((0, 8), 1),), (((0, 8), 2),)),
+        (3, 3, 2),
+        Options(compression=Compression(16, 16, 4)),
+        "data parallel",
+    ),
     Case("one link", "full", ONE_LINK, ((((0, 1), 0), ((1, 2), 1)),), (8,)),
     Case("one link", "4 and 8 bits", ONE_LINK, ((((0, 1), 0), ((1, 2), 1)),), (8,), Options(compression=SMALL), "full"),
     Case("slow link", "pipeline", SLOW_LINK, ((((0, 4), 0), ((4, 8), 1)),), (8,), Options("gpipe")),
@@ -256,6 +273,7 @@ def main() -> int:
     if why:
         sys.stdout.write(f"skipped: {why}\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no namespace is left behind
     cases = [case for case in CASES if given.only in (None, case.group)]
     sys.stdout.write(report_on(outcomes(cases, given.repeats)) + "\n")
     return 0
