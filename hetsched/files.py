@@ -50,6 +50,16 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for files to come, where there is none; HetschedError where it can't be, or can't be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise HetschedError(f"{path} can't be a folder to write to: {error.strerror}", hint="name another") from None
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

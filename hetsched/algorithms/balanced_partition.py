@@ -95,9 +95,8 @@ def _sequence(
     trial, free = side.copy(), np.ones(len(side), dtype=bool)
     first_weight = float(weights[~side].sum())
     total, best, best_side = 0.0, 0.0, side
+    gains = np.where(trial[:, None] != trial[None, :], among, -among).sum(axis=1)  # of moving a node alone
     for _ in range(len(side)):
-        crossing = trial[:, None] != trial[None, :]
-        gains = np.where(crossing, among, -among).sum(axis=1)  # of moving a node alone
         a, b = np.flatnonzero(~trial & free), np.flatnonzero(trial & free)
         found: list[tuple[float, list[int], float]] = []
         if a.size and b.size:
@@ -115,7 +114,12 @@ def _sequence(
         if not found or (chosen := max(found))[0] == -np.inf:
             break
         gain, moved, first_weight = chosen
-        trial[moved] = ~trial[moved]
+        for node in moved:
+            gains[node] = -gains[node]
+            others = np.where(trial == trial[node], 2.0, -2.0) * among[node]
+            others[node] = 0.0
+            gains += others
+            trial[node] = ~trial[node]
         free[moved] = False
         total += gain
         if total > best:

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from hetsched.bound.capacity import FEW_PRICES, SLACK, Kind, Line, can_do
 from hetsched.bound.links import Hop, Reach
+from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
+from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import SpeedLevel
 from hetsched.cluster import Floats
-from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.traffic import compressed_bytes
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
@@ -87,7 +87,9 @@ class Cell:
         options: Options,
         level: SpeedLevel,
         memory_fraction: float,
+        sizes: MessageSizes,
         divisions: Sequence[Reach],
+        networks: NodeNetworks | None,
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
@@ -104,21 +106,12 @@ class Cell:
         room = Room(cluster, model, job, options, level, memory_fraction, self.replicas)
         self.most_micro_batches = room.most_micro_batches(stages)
         self.fewest_stages = fewest[np.isfinite(fewest)] / level.degree.max()
-        wide, bits = job.dtype_bytes, options.compression
-        hidden = hidden_bytes(model, job)
-        self.hop_bytes = (
-            compressed_bytes(hidden, wide, bits.activation_bits),
-            compressed_bytes(hidden, wide, bits.activation_grad_bits),
-        )
-        each = compressed_bytes(float(wide), wide, bits.grad_bits)
-        self.block_bytes = model.block_parameters * each
-        self.all_bytes = (model.parameters - model.tied_parameters) * each
-        self.tied_bytes = model.tied_parameters * each
+        self.sizes = sizes
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
         self.parts = [
-            Parts(reach, self.replicas, self.hop_bytes, (self.block_bytes, self.all_bytes, self.tied_bytes), at_node)
-            for reach in (divisions if len(self.replicas) else ())
+            Parts(reach, self.replicas, sizes, at_node) for reach in (divisions if len(self.replicas) else ())
         ]
+        self.networks = networks
         grouped = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
         self.outers = grouped
 
@@ -136,6 +129,8 @@ class Cell:
         """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
         if end_s < self.least_s * (1 - SLACK):
             return np.zeros_like(among)
+        if rounds:
+            among = self._networks_allow(end_s, among)
         for parts in self.parts:
             among = self._any_case(parts, end_s, among, rounds)
         for outer in self.outers if rounds else ():
@@ -146,6 +141,13 @@ class Cell:
                 both[at] = self._case(outer, end_s, at, local, rounds)
                 left |= self._any_case(self.parts[0], end_s, both, rounds, (outer, local))
             among = left
+        return among
+
+    def _networks_allow(self, end_s: float, among: Flags) -> Flags:
+        """The same by what the networks of nodes allow."""
+        several = np.flatnonzero(among & (self.replicas > 1))
+        if len(several) and self.networks and not self.networks.allow(end_s, int(self.replicas[several[0]])):
+            among = among & (self.replicas == 1)
         return among
 
     def _any_case(self, parts: Parts, end_s: float, among: Flags, rounds: bool, outer: Outer | None = None) -> Flags:
@@ -172,7 +174,7 @@ class Cell:
         found = np.zeros(len(at), dtype=np.bool_)
         for single, home in product((False, True), (False, True)):
             tied_s = parts.tied_s[single, home][at]
-            away = home and self.tied_bytes > 0
+            away = home and self.sizes.tied > 0
             if (
                 (away and not local)
                 or (home and not away)
@@ -225,8 +227,8 @@ class Cell:
             todo = np.flatnonzero(found)
             reductions = Reductions(
                 spread.stage_s[todo],
-                spread.least_per_byte[todo] * self.block_bytes,
-                (spread.per_byte - spread.least_per_byte)[todo] * self.block_bytes * self.blocks,
+                spread.least_per_byte[todo] * self.sizes.block,
+                (spread.per_byte - spread.least_per_byte)[todo] * self.sizes.block * self.blocks,
                 tied_s[todo],
             )
             kinds = [kind.of(todo) for kind in kinds]
@@ -268,30 +270,31 @@ class Cell:
         positions = near.backward_s * stages * (stages - 1) / 2
         work = np.full((len(at), 1), self.blocks + level.extra_blocks)
         if self.options.zero == 3:
-            work = work + (slow * parts.local_per_byte[at] * self.all_bytes)[:, None]
+            work = work + (slow * parts.local_per_byte[at] * self.sizes.whole)[:, None]
         if self.options.schedule == "1f1b":
             each = work + slow * (there + back)
             once = -slow * (positions + (far.backward_s - near.backward_s) * crossing * (stages - 1))
         else:
             each = work + 0 * stages
             once = slow * ((stages - 1) * self.blocks * level.forward_s + stages * there + positions)
-        volume = spread.per_byte * self.block_bytes * self.blocks
-        volume = volume + spread.ends_per_byte * (self.all_bytes - self.block_bytes * self.blocks)
+        volume = spread.per_byte * self.sizes.block * self.blocks
+        volume = volume + spread.ends_per_byte * (self.sizes.whole - self.sizes.block * self.blocks)
         peers = self.replicas[at] if self.options.zero else 1.0
         reduce_s = stages * spread.stage_s[:, None] + volume[:, None]
         after_s = reduce_s + np.where(stages > 1, 2, 1) * tied_s[:, None]
         after_s = after_s + np.broadcast_to(self.blocks * level.update_s / peers, (len(at),))[:, None]
-        least_s = (spread.stage_s + parts.local_per_byte[at] * self.block_bytes)[:, None]
+        least_s = (spread.stage_s + parts.local_per_byte[at] * self.sizes.block)[:, None]
         last_s = np.where(stages > 1, least_s, reduce_s) + tied_s[:, None]
         round_s = work / team + there + back
         lines = [Line(-(slow * after_s + once) / each, end_s / each), Line(0 * each, (end_s - last_s) / each)]
-        cap = self.most_micro_batches[at]
+        busy_s = np.where(crossing > 0, far.busy_s, near.busy_s)
         if self.options.schedule == "gpipe":
             lines.append(Line(1 + 0 * each, (end_s - last_s - round_s) / work))
-            busy_s = np.where(crossing > 0, far.busy_s, near.busy_s)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                linked = 1 + (end_s - last_s - round_s) / busy_s
-            cap = np.minimum(cap, np.where((stages > 1) & (busy_s > 0), linked, np.inf))
+        else:
+            busy_s = busy_s / 2  # one way or the other takes half of both
+        with np.errstate(divide="ignore", invalid="ignore"):
+            linked = 1 + (end_s - last_s - round_s) / busy_s
+        cap = np.minimum(self.most_micro_batches[at], np.where((stages > 1) & (busy_s > 0), linked, np.inf))
         usable = (stages > spread.local - 1) & (stages >= self.fewest_stages[at][:, None])
         usable = usable & ((stages > 1) | single) & (end_s - last_s >= round_s * (1 - SLACK))
         if nest:
@@ -306,7 +309,7 @@ class Cell:
         per_byte, further = parts.local_per_byte[at], parts.across_per_byte[at]
         speed, there_are = parts.fastest(self.replicas[at], local)
         computing = float(self.micro_batches * self.blocks)
-        reducing = self.level.slowest * self.replicas[at] * per_byte * self.block_bytes * self.blocks
+        reducing = self.level.slowest * self.replicas[at] * per_byte * self.sizes.block * self.blocks
         split = np.maximum(0.0, 1 - end_s * speed / (computing + reducing))
         if local == 1:
             split = np.maximum(split, 1 - end_s * speed / computing)

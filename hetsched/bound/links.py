@@ -79,6 +79,30 @@ class Links:
                     bandwidth[i, j] = known[key]
         return latency, bandwidth
 
+    def of_nodes(self, hop_bytes: tuple[float, float]) -> Floats:
+        """(nodes, 3): the most bytes/s that each sends or receives, in messages and in rings, and the least latency.
+
+        hop_bytes: of messages forwards and back.
+        """
+        if hop_bytes not in self._of_nodes:
+            found = [self._of_node(node, hop_bytes) for node in range(len(self.cluster.nodes))]
+            self._of_nodes[hop_bytes] = np.array(found)
+        return self._of_nodes[hop_bytes]
+
+    @cached_property
+    def _of_nodes(self) -> dict[tuple[float, float], Floats]:
+        return {}
+
+    def _of_node(self, node: int, hop_bytes: tuple[float, float]) -> tuple[float, float, float]:
+        cluster = self.cluster
+        flows = {key[2] for key in cluster.measured.curves.between} or {1}  # a curve holds for fewer flows too
+        sizes = {size / own for own in range(1, int(self.sizes[node]) + 1) for size in hop_bytes}
+        ways = cluster.uplink_bytes_per_s, cluster.downlink_bytes_per_s
+        hop = max(way(node, count, size) for way in ways for count in flows for size in sizes)
+        ring = max(way(node, count, CHUNK_BYTES) for way in ways for count in flows)
+        latency, others = cluster.network.latency_s, np.arange(len(cluster.nodes)) != node
+        return hop, ring, float(min(latency[node, others].min(), latency[others, node].min()))
+
 
 @dataclass(frozen=True, eq=False)
 class Reach:

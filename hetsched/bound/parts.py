@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetsched.bound.links import Hop, Reach
+from hetsched.bound.sizes import MessageSizes
 from hetsched.cluster import Floats
 
 NO_HOP = Hop(0.0, 0.0, 0.0)
@@ -22,14 +23,12 @@ class Parts:
         self,
         reach: Reach,
         replicas: Floats,
-        hop_bytes: tuple[float, float],
-        gradient_bytes: tuple[float, float, float],
+        sizes: MessageSizes,
         node_speed: Floats,
     ) -> None:
-        block, whole, tied = gradient_bytes
         self.several = len(reach.part_sizes) > 1
         self.largest = float(reach.part_sizes.max())
-        within, across = reach.hop(False, *hop_bytes), reach.hop(True, *hop_bytes)
+        within, across = reach.hop(False, *sizes.hop), reach.hop(True, *sizes.hop)
         self.far = across or within or NO_HOP
         within = within or self.far
         self.near = Hop(
@@ -37,13 +36,13 @@ class Parts:
             min(within.backward_s, self.far.backward_s),
             min(within.busy_s, self.far.busy_s),
         )
-        local_s, local_per_byte = _chord(reach, False, replicas, block, whole)
-        self.across_s, self.across_per_byte = _chord(reach, True, replicas, block, whole)
+        local_s, local_per_byte = _chord(reach, False, replicas, sizes.block, sizes.whole)
+        self.across_s, self.across_per_byte = _chord(reach, True, replicas, sizes.block, sizes.whole)
         self.local_s = np.minimum(local_s, self.across_s)
         self.local_per_byte = np.minimum(local_per_byte, self.across_per_byte)
         self.tied_s = {
-            (single, home): reach.ring_s(not home, replicas if single else 2 * replicas, tied)
-            if tied
+            (single, home): reach.ring_s(not home, replicas if single else 2 * replicas, sizes.tied)
+            if sizes.tied
             else np.zeros_like(replicas)
             for single in (False, True)
             for home in (False, True)

@@ -22,7 +22,8 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    In GPipe stage s ends all forwards, and the last micro-batch's goes to the end, before the first gradient returns:
    E_s >= m w_s + sum_j f_j - f_s + sum u_j + sum_{j >= s} d_j, so with weights V_s on m w_s and w on the rest
        T V >= m L' + w ((S - 1) sum f_j + S sum u_j + sum_j (j + 1) d_j) + w sum q_s,
-   and a link carries m messages there before any back: T >= m (busy there + busy back).
+   and a link carries m messages there before any back: T >= m (busy there + busy back). In 1F1B it carries them both
+   ways at once: T >= C + (m - 1) (busy there + busy back) / 2.
 4. All-reduces. A stage of B bytes of gradients, in groups of one block or more, takes at least a + c B: the least time
    is concave in the bytes, so it is above the chord from one block to all. So sum q_s >= S a + c (all bytes), and a
    tied embedding counts on the first and the last stage. ZeRO 3's gathers are half such times, or more, before each
@@ -48,6 +49,7 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
        M <= x V_all + D max over S and V of (g(S, V) - x V).
    Some prices are tried (`capacity`); a cell where this fails has no plan. A pipeline whose fastest team is of a class
    of speeds has one team of that class or a faster one at least, so its devices could add what such a team wastes.
+8. What all that stands in a node sends over its network: `nodes`.
 """
 
 from collections.abc import Iterator
@@ -57,13 +59,16 @@ import numpy as np
 
 from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
-from hetsched.bound.links import reaches
-from hetsched.bound.speeds import speed_levels
+from hetsched.bound.links import Links, reaches
+from hetsched.bound.node_classes import forward_share, node_classes
+from hetsched.bound.nodes import Load, NodeNetworks
+from hetsched.bound.sizes import MessageSizes
+from hetsched.bound.speeds import SpeedLevel, speed_levels
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
-ACCURACY = 1e-3
+ACCURACY = 4e-3
 ROUGHLY = 0.02  # with lines alone
 GROWTH = 1.15
 LONGEST_S = 1e12
@@ -79,12 +84,34 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     divisions = reaches(problem.cluster)
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
+        sizes = MessageSizes.of(problem.model, job, choices.compression)
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
-            for schedule, zero in product(problem.schedules, zeros):
-                options = Options(schedule, recompute, zero, choices.compression)
-                cell = Cell(problem, job, options, level, memory_fraction, divisions)
-                if len(cell.replicas) and len(cell.stages):
-                    yield cell
+            for schedule in problem.schedules:
+                networks = _networks(problem, job, schedule, sizes, level, divisions[0].links)
+                for zero in zeros:
+                    options = Options(schedule, recompute, zero, choices.compression)
+                    cell = Cell(problem, job, options, level, memory_fraction, sizes, divisions, networks)
+                    if len(cell.replicas) and len(cell.stages):
+                        yield cell
+
+
+def _networks(
+    problem: Problem, job: TrainingJob, schedule: str, sizes: MessageSizes, level: SpeedLevel, links: Links
+) -> NodeNetworks | None:
+    """What the networks of nodes allow; None where there is but one."""
+    blocks = problem.model.num_layers
+    if len(problem.cluster.nodes) < 2 or blocks < 2:
+        return None
+    load = Load(
+        blocks,
+        level.extra_blocks,
+        -(-job.global_batch // job.micro_batch),
+        sizes.hop,
+        sizes.block,
+        forward_share(problem.cluster, level, sizes.hop),
+        schedule == "gpipe",
+    )
+    return NodeNetworks(node_classes(links, level, sizes.hop), load, level.slowest, level.forward_s)
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:

@@ -24,8 +24,9 @@ MOST_TOPS = 3
 class TeamSpeed:
     """The best that `degree` GPUs of one kind in one of `nodes` do as a stage.
 
-    blocks_per_s: of both passes; forward_s: a block's forward; first, last: embedding and head, as so many blocks;
-    update_s: a block's optimiser step by one peer.
+    blocks_per_s: of both passes; forward_s: a block's forward; forward_share: the least that forward passes of any
+    stage are of both; first, last: embedding and head, as so many blocks; update_s: a block's optimiser step by one
+    peer.
     """
 
     gpu: Gpu
@@ -33,6 +34,7 @@ class TeamSpeed:
     degree: int
     blocks_per_s: float
     forward_s: float
+    forward_share: float
     first: float
     last: float
     update_s: float
@@ -46,7 +48,7 @@ class SpeedLevel:
     the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. The others are the least
     of any team allowed; first, last: embedding and head, as so many blocks. tops: (blocks a
     second of the fastest team, waste) of classes of pipelines by their fastest team; waste: what its devices could add
-    to teams at least, less what it does.
+    to teams at least, less what it does. teams: those allowed.
     """
 
     slowest: float
@@ -59,6 +61,7 @@ class SpeedLevel:
     last: float
     update_s: float
     tops: tuple[tuple[float, float], ...]
+    teams: tuple[TeamSpeed, ...] = ()
 
     @property
     def extra_blocks(self) -> float:
@@ -99,6 +102,7 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             min(team.last for team in allowed),
             min(team.update_s for team in allowed),
             _tops([team.blocks_per_s for team in allowed], wastes),
+            tuple(allowed),
         )
 
 
@@ -142,6 +146,7 @@ def team_speeds(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute:
                 degree,
                 1 / block_s,
                 middle.forward_s,
+                min(work.forward_s / (work.forward_s + work.backward_s) for work in (first, middle, last)),
                 max(0.0, (first.forward_s + first.backward_s) / block_s - 1),
                 max(0.0, (last.forward_s + last.backward_s) / block_s - 1),
                 optimizer_s(worker, short, (1, 2), 1),

@@ -45,7 +45,7 @@ POSITIVE = click.IntRange(1)
 )
 @click.option("--schedule", type=click.Choice(["1f1b", "gpipe"]), help="Of the pipelines; searched otherwise.")
 @click.option("--recompute/--no-recompute", default=None, help="Recompute activations; searched otherwise.")
-@click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; 0 or 1, as memory needs, otherwise.")
+@click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; the least that memory needs otherwise.")
 @click.option(
     "--compression",
     type=CompressionBits(),

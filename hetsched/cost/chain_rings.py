@@ -8,7 +8,7 @@ from itertools import pairwise
 from hetsched.cost.network import Lanes, ring_all_reduce_s
 from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, RooflineStages
-from hetsched.cost.traffic import compressed_bytes
+from hetsched.cost.traffic import GRADIENT_ROW, compressed_bytes
 
 FREE = Lanes()
 
@@ -80,7 +80,7 @@ class ChainRings:
 
     def _compressed(self, parameters: int) -> tuple[float, float]:
         wide, bits = self._stages.job.dtype_bytes, self._stages.options.compression.grad_bits
-        return compressed_bytes(float(parameters * wide), wide, bits), float(parameters * wide)
+        return compressed_bytes(float(parameters * wide), wide, bits, GRADIENT_ROW), float(parameters * wide)
 
     def free_s(self, rings: Rings) -> list[float]:
         """What each all-reduce of gradients takes at least: where nothing else is on the network."""

@@ -46,8 +46,8 @@ class RooflineStages:
         self.kinds: list[int] = []
         self.hops: list[Hop] = []
         size, bits = hidden_bytes(model, job), options.compression
-        self._forward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_bits)
-        self._backward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_grad_bits)
+        self._forward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_bits, model.hidden_size)
+        self._backward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_grad_bits, model.hidden_size)
         self._numbers: dict[Group, int] = {}
         self._groups: list[Group] = []
         self._workers: list[Worker] = []

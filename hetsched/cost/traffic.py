@@ -8,6 +8,8 @@ from hetsched.cost.memory import hidden_bytes
 from hetsched.plan import Layers, Plan
 
 FULL_BITS = 16
+SCALE_BYTES = 4  # of a row of quantised values: of a token's activations, or of so many gradients
+GRADIENT_ROW = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,11 @@ class GradientGroup:
 def hop_bytes(plan: Plan) -> tuple[float, float]:
     """Bytes of one micro-batch's activations between two stages, and of their gradients on the way back."""
     bits, wide = plan.options.compression, plan.workload.dtype_bytes
-    size = hidden_bytes(plan.model, plan.workload)
-    return compressed_bytes(size, wide, bits.activation_bits), compressed_bytes(size, wide, bits.activation_grad_bits)
+    size, row = hidden_bytes(plan.model, plan.workload), plan.model.hidden_size
+    return (
+        compressed_bytes(size, wide, bits.activation_bits, row),
+        compressed_bytes(size, wide, bits.activation_grad_bits, row),
+    )
 
 
 def gradient_groups(plan: Plan) -> list[GradientGroup]:
@@ -57,9 +62,15 @@ def gradient_groups(plan: Plan) -> list[GradientGroup]:
 def gradient_bytes(plan: Plan, group: GradientGroup) -> float:
     """Bytes of a group's gradients on the wire."""
     wide = plan.workload.dtype_bytes
-    return compressed_bytes(float(group.parameters * wide), wide, plan.options.compression.grad_bits)
+    return compressed_bytes(float(group.parameters * wide), wide, plan.options.compression.grad_bits, GRADIENT_ROW)
 
 
-def compressed_bytes(size_bytes: float, element_bytes: int, bits: int) -> float:
-    """What is left of a message at `bits` an element; 16 means that it is not compressed."""
-    return size_bytes if bits == FULL_BITS else size_bytes * bits / (8 * element_bytes)
+def compressed_bytes(size_bytes: float, element_bytes: int, bits: int, row: int | None = None) -> float:
+    """What is left of a message at `bits` an element; 16 means that it is not compressed.
+
+    row: elements that share a scale, which travels too; None leaves scales out, and is the least there can be.
+    """
+    if bits == FULL_BITS:
+        return size_bytes
+    elements = size_bytes / element_bytes
+    return elements * bits / 8 + (0.0 if row is None else elements / row * SCALE_BYTES)

@@ -20,7 +20,7 @@ from hetsched.errors import HetschedError
 from hetsched.executor.launch import require_torch
 from hetsched.executor.limits import check_limits
 from hetsched.executor.settings import DEVICES, QUANTISED, RunSettings, StepReport
-from hetsched.files import read_text, write_text
+from hetsched.files import make_folder, read_text, write_text
 from hetsched.plan import Plan
 
 Say = Callable[[dict[str, Any]], None]
@@ -67,6 +67,9 @@ def _run(given: argparse.Namespace, say: Say) -> None:
     check_place(plan, rank, world_size, os.environ.get("HETSCHED_NODE"))
     for warning in check_limits(plan):
         say({"warning": warning})
+    for folder in (settings.checkpoint_to, settings.save_weights):
+        if folder is not None:
+            make_folder(folder)
     require_torch()
     import torch
     import torch.distributed as dist

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hetsched.executor.communication import Inbox, MakeCodec, Outbox, present
+from hetsched.executor.communication import Inbox, MakeCodec, Outbox, asks_first, present
 from hetsched.executor.compression import Codecs
 from hetsched.executor.data import ByteText, Epochs
 from hetsched.executor.groups import Channel, Groups, Seat
@@ -50,6 +50,7 @@ class StageWorker:
         self._gradients_in = inbox(groups.gradients_in, codecs.of_gradients, seat.stage)
         self._activations_out = outbox(groups.activations_out, seat.next, codecs.of_activations, seat.stage)
         self._gradients_out = outbox(groups.gradients_out, seat.previous, codecs.of_gradients, seat.stage - 1)
+        self._expected = -1  # the step whose first receives are posted
         self._inputs: dict[int, Tensor] = {}
         self._outputs: dict[int, Tensor] = {}
 
@@ -64,16 +65,25 @@ class StageWorker:
         forward, backward = self._activations_out, self._gradients_out
         return 0 if forward is None else forward.sent_bytes, 0 if backward is None else backward.sent_bytes
 
-    def expect(self, step: int) -> None:
-        """Post the first receives of a step, when the one before has ended its passes."""
-        batch = self._epochs.batch(step)
-        for inbox in (self._activations_in, self._gradients_in):
-            if inbox is not None:
-                inbox.expect([self._key(batch, number) for number in range(self._seat.micro_batches)])
+    def expect_early(self, step: int) -> None:
+        """Post the first receives of the step to come where their senders wait for word of that.
+
+        Elsewhere a posted receive would hold the GPU, and nobody could wait for the device until the message comes.
+        """
+        if asks_first(None):
+            self._expect(step)
+
+    def _expect(self, step: int) -> None:
+        if step != self._expected:
+            self._expected, batch = step, self._epochs.batch(step)
+            for inbox in (self._activations_in, self._gradients_in):
+                if inbox is not None:
+                    inbox.expect([self._key(batch, number) for number in range(self._seat.micro_batches)])
 
     def run_step(self, step: int) -> Tensor:
         """All passes of one training step, in the schedule's order. Returns this rank's share of the loss, fp64."""
         seat, batch = self._seat, self._epochs.batch(step)
+        self._expect(step)
         loss = torch.zeros((), dtype=torch.float64, device=self._device)
         for action in actions(self._plan.options.schedule, seat.stage, seat.depth, seat.micro_batches):
             if action.kind == "forward":

@@ -112,7 +112,7 @@ def train(
         done = load_checkpoint(settings.resume_from, plan, buckets, optimizer)
     worker = StageWorker(plan, seat, model, ByteText(settings.text), groups, settings)
     last = done + settings.steps - 1
-    worker.expect(done)
+    worker.expect_early(done)
     dist.all_reduce(torch.zeros((), device=target.device))  # a barrier before the first step
     clock, losses = _Clock(target), _Losses(report)
     for step in range(done, last + 1):
@@ -121,7 +121,7 @@ def train(
         loss = worker.run_step(step)
         schedule_s = clock.lap()
         if step < last:
-            worker.expect(step + 1)
+            worker.expect_early(step + 1)
         grad_bytes = reduce()
         worker.finish_sends()
         all_reduce_s = clock.lap()

@@ -19,7 +19,7 @@ FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
 SINCE, UNTIL = 0.3, 0.8  # of the requests: between the two a plan is full, before it fills, after it runs dry
-MOST_AT_ONCE = 16  # times the usual number of requests
+MOST_AT_ONCE, MOST_TOGETHER = 16, 48  # times the usual number of requests; where no KV is handed on, which is quick
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 LARGEST = 1e12
 SETTINGS = Settings()
@@ -137,7 +137,8 @@ class Judge:
         requests = self.problem.requests
         if rate_per_s is None:
             at_once = sum(pipeline.max_batch for pipeline in draft.plan.pipelines if pipeline.role != "prefill")
-            count = min(max(self.count, ROUNDS_AT_ONCE * at_once), MOST_AT_ONCE * self.count)
+            most = MOST_AT_ONCE if draft.plan.disaggregated else MOST_TOGETHER
+            count = min(max(self.count, ROUNDS_AT_ONCE * at_once), most * self.count)
             return requests.drawn(count, None, np.random.default_rng(self.seed))
         count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:

@@ -1,10 +1,15 @@
 """Figures of disaggregated serving, in HexGen-2's shape of setting (arXiv 2502.07903). Fixed work; run by hand:
 
     python tests/benchmarks/bench_disaggregated.py table [seeds] [model] [class]
+    python tests/benchmarks/bench_disaggregated.py exact [instances]
+    python tests/benchmarks/bench_disaggregated.py scale [gpus ...]
 
 `table`: requests of the Azure traces of 2023 (conversation and code together) by HexGen-2's four classes, OPT-30B and
 Llama-2-70B. Throughput: requests/s with all requests at once, while replicas are full. Mean latency: of a whole request
 at 70 % of the least throughput of the row, so that all systems see the same load.
+`exact`: the whole search against every plan (mode, groups, layouts) of instances of up to six GPUs.
+`scale`: CPU seconds of `--mode disaggregated` on mixed clusters of 64 and 320 GPUs in three regions, and what a search
+of ten times as many steps finds beyond.
 """
 
 import sys
@@ -13,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hetsched.catalog import find_gpu
+from hetsched.cluster import Cluster, Network, Node
 from hetsched.readers import read_cluster, read_model, read_trace
 from hetsched.requests import CLASSES, Requests
 from hetsched.serving.choice import mode_of
@@ -20,6 +27,9 @@ from hetsched.serving.judge import Judge, Verdict
 from hetsched.serving.search import ServingResult, plan_serving
 from hetsched.serving_problem import ServingProblem
 from hetsched.workload import ServingLoad, TraceUse
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.serving.exhaustive import best_of_all, instance
 
 SPECS = Path(__file__).parents[2] / "cluster_specs"
 MODELS = ("opt-30b", "llama-2-70b")
@@ -108,5 +118,52 @@ def table(words: list[str]) -> None:
                 row(model, name, seed)
 
 
+def exact(words: list[str]) -> None:
+    gaps = []
+    for seed in range(100, 100 + int(words[0]) if words else 130):
+        problem = instance(seed, 6)
+        optimum = best_of_all(problem, Judge(problem, None))
+        if optimum is None:
+            continue
+        result = solved(problem, 0)
+        gaps.append(1.0 - result.best.rate_per_s / optimum.rate_per_s)
+        kinds = mode_of(optimum.draft.plan), mode_of(result.best.draft.plan)
+        say(f"instance {seed}: {len(problem.cluster.devices)} GPUs, {kinds[0]} found as {kinds[1]}, gap {gaps[-1]:.3f}")
+    say(f"{len(gaps)} instances: {sum(gap <= 0.03 for gap in gaps)} within 3 %, worst {max(gaps):.3f}")
+
+
+def mixed_cluster(gpus: int) -> Cluster:
+    """Machines of 8 H100, 8 A100, 4 L40 and 4 A6000 in turn, in three regions: 100 Gbit/s inside, 10 between."""
+    kinds = (("H100-SXM-80GB", 8), ("A100-SXM-80GB", 8), ("L40-48GB", 4), ("RTX-A6000-48GB", 4))
+    nodes: list[Node] = []
+    while sum(len(node.gpus) for node in nodes) < gpus:
+        kind, count = kinds[len(nodes) % 4]
+        nodes.append(Node(f"n{len(nodes)}", f"r{len(nodes) % 3}", (find_gpu(kind, "benchmark"),) * count))
+    near = np.array([[a.region == b.region for b in nodes] for a in nodes])
+    bandwidth, latency = np.where(near, 12.5e9, 1.25e9), np.where(near, 5e-5, 5e-3)
+    for k, node in enumerate(nodes):
+        link = node.gpus[0].link
+        if link is not None:
+            bandwidth[k, k], latency[k, k] = link.bandwidth_bytes_per_s, link.latency_s
+    return Cluster(f"mixed-{gpus}", tuple(nodes), Network(bandwidth, latency))
+
+
+def scale(words: list[str]) -> None:
+    requests = azure(4096).of_class("HPHD")
+    for gpus in [int(word) for word in words] or [64, 320]:
+        load = ServingLoad(trace=TraceUse(TRACES[0]), dtype="fp16")
+        problem = ServingProblem(mixed_cluster(gpus), read_model("llama-2-70b"), load, requests, mode="disaggregated")
+        rates = []
+        for times in (1.0, 10.0):
+            began = time.process_time()
+            result = plan_serving(problem, None, FRACTION, None, share=times)
+            rates.append(result.best.rate_per_s)
+            say(
+                f"{gpus} GPUs, {result.steps} steps: {rates[-1]:.2f} requests/s, "
+                f"{time.process_time() - began:.0f} CPU-s"
+            )
+        say(f"  ten times as many steps: {rates[1] / rates[0]:.3f} x")
+
+
 if __name__ == "__main__":
-    {"table": table}[sys.argv[1] if len(sys.argv) > 1 else "table"](sys.argv[2:])
+    {"table": table, "exact": exact, "scale": scale}[sys.argv[1] if len(sys.argv) > 1 else "table"](sys.argv[2:])

@@ -1,6 +1,6 @@
 """Figures of `plan-serve`: HexGen's setting, and Helix's 24 machines. Fixed work; run by hand:
 
-    python tests/benchmarks/bench_plan_serve.py [hexgen|helix] [seeds]
+    python tests/benchmarks/bench_plan_serve.py [hexgen|alone|helix] [seeds]
 
 HexGen (arXiv 2311.11514): Llama-2-70B, prompts of 512 tokens, outputs of 32, 64 and 128, on hexgen-58 and on its rival
 at the same price. `rate`: the highest at which 99 % of the requests are within 5 times the reference latency; `scale`:
@@ -21,7 +21,7 @@ from hetsched.readers import read_cluster, read_model, read_trace
 from hetsched.requests import Requests, sampled
 from hetsched.serving.judge import Judge
 from hetsched.serving.search import ServingResult, plan_serving
-from hetsched.serving_problem import ServingProblem
+from hetsched.serving_problem import MOST_BATCH, ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.workshop import Workshop
 from hetsched.workload import Limit, ServingLoad, Slo, TraceUse
@@ -31,6 +31,7 @@ MODEL = read_model("llama-2-70b")
 REFERENCE = reference_replica(find_gpu(REFERENCE_GPU, "benchmark"), MODEL)
 SCALE, RATE = 5.0, 4.0
 MOST_TIGHTER = 4
+CLUSTERS, OUTPUTS = ("hexgen-58", "hexgen-16xa100"), (32, 64, 128)
 
 
 def say(line: str) -> None:
@@ -39,10 +40,16 @@ def say(line: str) -> None:
 
 
 def solved(
-    cluster: str, load: ServingLoad, requests: Requests, objective: str, seed: int, solver: str
+    cluster: str,
+    load: ServingLoad,
+    requests: Requests,
+    objective: str,
+    seed: int,
+    solver: str,
+    most_batch: int = MOST_BATCH,
 ) -> ServingResult:
     spec = read_cluster(SPECS / f"{cluster}.yaml")
-    problem = ServingProblem(spec, MODEL, load, requests, objective=objective, mode="colocated")
+    problem = ServingProblem(spec, MODEL, load, requests, objective=objective, mode="colocated", most_batch=most_batch)
     return plan_serving(problem, SERVING_SOLVERS[solver], 0.92, REFERENCE, seed=seed)
 
 
@@ -66,29 +73,38 @@ def scales(cluster: str, osl: int, seed: int) -> tuple[float, float]:
     return mine, theirs
 
 
-def rate_and_scale(cluster: str, osl: int, seed: int) -> list[tuple[str, float, float, float]]:
-    """(who, rate, scale, seconds of a plan) of the search and of the baseline on the same GPUs."""
+def highest_rates(cluster: str, osl: int, seed: int, most_batch: int = MOST_BATCH) -> tuple[float, float, float]:
+    """(requests/s of the search's plan, of the baseline's, CPU seconds of the plan)."""
     load = ServingLoad(512, osl, dtype="fp16", slo=Slo(scale=Limit(SCALE)))
     requests = sampled(load, 1000, np.random.default_rng(seed), MODEL.max_positions)
     began = time.process_time()
-    result = solved(cluster, load, requests, "throughput", seed, "genetic")
+    result = solved(cluster, load, requests, "throughput", seed, "genetic", most_batch)
     seconds = time.process_time() - began
-    mine, theirs = scales(cluster, osl, seed)
-    rival = 0.0 if result.baseline is None else result.baseline.rate_per_s
-    rows = (("plan-serve", result.best.rate_per_s, mine), ("uniform", rival, theirs))
-    return [(f"{name} on {cluster}", rate, scale, seconds) for name, rate, scale in rows]
+    return result.best.rate_per_s, 0.0 if result.baseline is None else result.baseline.rate_per_s, seconds
 
 
 def hexgen(seeds: int) -> None:
-    for osl in (32, 64, 128):
-        rows: dict[str, list[tuple[float, float, float]]] = {}
-        for seed in range(seeds):
-            for cluster in ("hexgen-58", "hexgen-16xa100"):
-                for name, *figures in rate_and_scale(cluster, osl, seed):
-                    rows.setdefault(name, []).append((figures[0], figures[1], figures[2]))
-        for name, found in rows.items():
-            rate, scale, seconds = np.mean(found, axis=0)
-            say(f"output {osl:3d}  {name:30s} rate {rate:6.2f}/s  scale {scale:5.2f}  {seconds:5.1f} s a plan")
+    """Rates first, then scales; a line for each seed."""
+    for seed in range(seeds):
+        for osl in OUTPUTS:
+            for cluster in CLUSTERS:
+                mine, theirs, seconds = highest_rates(cluster, osl, seed)
+                which = f"seed {seed} output {osl:3d}  {cluster:16s}"
+                say(f"{which} rate {mine:6.2f} uniform {theirs:6.2f} {seconds:4.0f} s")
+    for seed in range(seeds):
+        for osl in OUTPUTS:
+            for cluster in CLUSTERS:
+                mine, theirs = scales(cluster, osl, seed)
+                say(f"seed {seed} output {osl:3d}  {cluster:16s} scale {mine:5.2f} uniform {theirs:5.2f}")
+
+
+def alone(seeds: int) -> None:
+    """As an engine without batching: a stage works on one request at a time."""
+    for seed in range(seeds):
+        for osl in OUTPUTS:
+            for cluster in CLUSTERS:
+                mine, theirs, _ = highest_rates(cluster, osl, seed, most_batch=1)
+                say(f"seed {seed} output {osl:3d}  {cluster:16s} one at a time {mine:6.2f} uniform {theirs:6.2f}")
 
 
 def helix(seeds: int) -> None:
@@ -121,3 +137,5 @@ if __name__ == "__main__":
         helix(repeats)
     if wanted in ("hexgen", "both"):
         hexgen(repeats)
+    if wanted in ("alone", "both"):
+        alone(repeats)

@@ -1,18 +1,20 @@
 """Predicted against measured iterations over emulated wide-area networks: `python -m tests.benchmarks.bench_wan`.
 
 Each case is a network, and plans for it. The network is emulated (`bench_wan_network`), each rank runs the executor in
-its node's namespace on an emulated device (`bench_wan_rank`), and the mean iteration is put beside what the cost model
-and the simulator say. Needs root; says why where it can't run.
+its node's namespace on an emulated device (`bench_wan_rank`) whose speed is measured first as `hetsched probe
+--compute` does. The median iteration is put beside what the cost model and the simulator say. Needs root; says why
+where it can't run.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,29 @@ from hetsched.cost.training import Roofline
 from hetsched.executor import RunReport, RunSettings, run_plan
 from hetsched.model import ModelSpec
 from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
-from hetsched.profiles import ModelShape
 from hetsched.readers import read_cluster
 from hetsched.simulate.training import simulate_iteration
 from hetsched.workload import TrainingJob
 from tests.benchmarks.bench_wan_network import DEVICE, emulated, missing
-from tests.benchmarks.bench_wan_rank import PARTS
+from tests.benchmarks.bench_wan_rank import PROBE
 
 MODEL = ModelSpec.from_json(
     {
         "name": "small",
         "num_layers": 8,
-        "hidden_size": 128,
+        "hidden_size": 64,
         "num_heads": 4,
         "num_kv_heads": 2,
-        "ffn_size": 256,
+        "ffn_size": 128,
         "vocab_size": 256,
-        "max_positions": 128,
+        "max_positions": 64,
     }
 )
-JOB = TrainingJob(global_batch=32, seq_len=128, micro_batch=4, dtype="fp32")
+JOB = TrainingJob(global_batch=64, seq_len=64, micro_batch=8, dtype="fp32")
+KIND = "core"  # of the emulated devices, in the cluster file
 PAYLOAD = 8948 / 9000  # what a packet of the emulated networks carries, and so a measurement of bandwidth finds
-EPOCH, WARM, COUNTED = 2, 3, 8  # steps: of an epoch, left out, and counted
+RANK = (sys.executable, "-m", "tests.benchmarks.bench_wan_rank")
+EPOCH, WARM, COUNTED = 2, 3, 9  # steps: of an epoch, left out, and counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A plan on a network; cases of one `group` are ranked against one another."""
+    """A plan on a network; cases of one `group` are ranked against one another. plain: the same, not compressed."""
 
     group: str
     name: str
@@ -76,13 +79,14 @@ class Case:
     pipelines: tuple[tuple[tuple[tuple[int, int], int], ...], ...]  # of each stage: layers, node
     micro_batches: tuple[int, ...]
     options: Options = Options()
+    plain: str | None = None
 
 
 TWO_CITIES = Network(("a", "a", "b", "b"), (0.2, 2), {("a", "b"): (0.02, 20)})
 THREE_CITIES = Network(
     ("a", "b", "c"), (0.4, 2), {("a", "b"): (0.03, 10), ("b", "c"): (0.02, 30), ("a", "c"): (0.01, 40)}
 )
-ONE_LINK = Network(("a", "b"), (0.4, 2), {("a", "b"): (0.1, 15)})
+ONE_LINK = Network(("a", "b"), (0.4, 2), {("a", "b"): (0.1, 5)})
 SLOW_LINK = Network(("a", "b"), (0.4, 2), {("a", "b"): (0.015, 40)})
 SMALL = Compression(4, 8, 16)
 
@@ -100,8 +104,24 @@ CASES = (
     Case("two cities", "one chain", TWO_CITIES, ((((0, 2), 0), ((2, 4), 1), ((4, 6), 2), ((6, 8), 3)),), (8,)),
     Case("three cities", "unequal stages", THREE_CITIES, ((((0, 1), 0), ((1, 6), 1), ((6, 8), 2)),), (8,)),
     Case("three cities", "unequal pipelines", THREE_CITIES, ((((0, 5), 0), ((5, 8), 1)), (((0, 8), 2),)), (6, 2)),
-    Case("one link", "full", ONE_LINK, ((((0, 4), 0), ((4, 8), 1)),), (8,)),
-    Case("one link", "4 and 8 bits", ONE_LINK, ((((0, 4), 0), ((4, 8), 1)),), (8,), Options(compression=SMALL)),
+    Case(
+        "three cities",
+        "data parallel",
+        THREE_CITIES,
+        ((((0, 8), 0),), (((0, 8), 1),), (((0, 8), 2),)),
+        (3, 3, 2),
+    ),
+    Case(
+        "three cities",
+        "data parallel, 4 bits",
+        THREE_CITIES,
+        ((((0, 8), 0),), (((0, 8), 1),), (((0, 8), 2),)),
+        (3, 3, 2),
+        Options(compression=Compression(16, 16, 4)),
+        "data parallel",
+    ),
+    Case("one link", "full", ONE_LINK, ((((0, 1), 0), ((1, 2), 1)),), (8,)),
+    Case("one link", "4 and 8 bits", ONE_LINK, ((((0, 1), 0), ((1, 2), 1)),), (8,), Options(compression=SMALL), "full"),
     Case("slow link", "pipeline", SLOW_LINK, ((((0, 4), 0), ((4, 8), 1)),), (8,), Options("gpipe")),
     Case(
         "slow link",
@@ -110,6 +130,7 @@ CASES = (
         ((((0, 4), 0), ((4, 8), 1)),),
         (8,),
         Options("gpipe", compression=SMALL),
+        "pipeline",
     ),
     Case("slow link", "data parallel", SLOW_LINK, ((((0, 8), 0),), (((0, 8), 1),)), (4, 4)),
     Case(
@@ -119,6 +140,7 @@ CASES = (
         ((((0, 8), 0),), (((0, 8), 1),)),
         (4, 4),
         Options(compression=Compression(16, 16, 4)),
+        "data parallel",
     ),
 )
 
@@ -134,19 +156,20 @@ class Outcome:
 
 
 def plan_of(case: Case) -> Plan:
-    """The case's plan."""
+    """The case's plan, for as many layers as its stages have."""
+    model = replace(MODEL, num_layers=case.pipelines[0][-1][0][1])
     pipelines = tuple(
         Pipeline(f"p{number}", tuple(Stage(layers, (f"n{node}/0",)) for layers, node in stages), count)
         for number, (stages, count) in enumerate(zip(case.pipelines, case.micro_batches, strict=True))
     )
-    return Plan(MODEL, JOB, pipelines, case.options)
+    return Plan(model, JOB, pipelines, case.options)
 
 
 def cluster_of(network: Network, folder: Path, profile: dict[str, Any]) -> Cluster:
     """The network as a person would describe it, by the cluster file."""
     (folder / "profile.json").write_text(json.dumps(profile), encoding="utf-8")
     names = [f"n{node}" for node in range(len(network.cities))]
-    core = {"kind": "core", "memory_gib": 8, "tflops": 0.1, "memory_gbytes_per_s": 10}
+    core = {"kind": KIND, "memory_gib": 8, "tflops": 0.1, "memory_gbytes_per_s": 10}
     spec = {
         "name": "emulated",
         "nodes": [
@@ -163,34 +186,38 @@ def cluster_of(network: Network, folder: Path, profile: dict[str, Any]) -> Clust
     return read_cluster(folder / "cluster.yaml")
 
 
-def profile_of(parts: dict[str, list[float]]) -> dict[str, Any]:
-    """A profile of the emulated device, in the form that `hetsched probe --compute` writes."""
-    shape = asdict(ModelShape.of(MODEL, JOB))
-    entry = {"model": MODEL.name, "gpu": "core", "tp": 1, "micro_batch": JOB.micro_batch, **parts}
-    return {"models": {MODEL.name: shape}, "profiles": [entry]}
+def probe(folder: Path) -> dict[str, Any]:
+    """A profile of the emulated device."""
+    path = folder / "probed.json"
+    subprocess.run([*RANK, PROBE, str(path)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    profile: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return profile
 
 
 def measure(case: Case) -> float:
-    """Mean seconds of an iteration on the emulated network."""
+    """Median seconds of an iteration on the emulated network, of the slowest rank."""
     plan = plan_of(case)
     os.environ["WAN_NODES"] = ",".join(node[1:] for node in plan.devices_by_node)
     os.environ["GLOO_SOCKET_IFNAME"] = DEVICE
-    program = (sys.executable, "-m", "tests.benchmarks.bench_wan_rank")
     repeats = plan.options.compression != Compression()
     settings = RunSettings(
         steps=WARM + COUNTED, device="cpu", dtype="fp32", timeout_s=240, epoch_steps=EPOCH if repeats else None
     )
     with emulated(case.network.matrix(0, 1e9 / 8), case.network.matrix(1, 1e-3)):
-        report: RunReport = run_plan(plan, settings, program=program)
-    return max(statistics.fmean(step.iteration_s for step in steps[WARM:]) for steps in report.ranks)
+        report: RunReport = run_plan(plan, settings, program=RANK)
+    return max(statistics.median(step.iteration_s for step in steps[WARM:]) for steps in report.ranks)
 
 
 def outcomes(cases: Sequence[Case], repeats: int) -> list[Outcome]:
     """Every case, predicted and measured; progress on stderr."""
     found = []
     with tempfile.TemporaryDirectory() as name:
+        profile = probe(Path(name))
+        for part, times in profile["profiles"][0].items():
+            if part.endswith("_s"):
+                sys.stderr.write(f"{part}: {', '.join(f'{seconds * 1e3:.2f} ms' for seconds in times)}\n")
         for case in cases:
-            cluster, plan = cluster_of(case.network, Path(name), profile_of(PARTS)), plan_of(case)
+            cluster, plan = cluster_of(case.network, Path(name), profile), plan_of(case)
             predicted = Roofline().price(cluster, plan).iteration_s
             simulated = simulate_iteration(cluster, plan).iteration_s
             measured = statistics.median(measure(case) for _ in range(repeats))
@@ -222,6 +249,15 @@ def report_on(found: Sequence[Outcome]) -> str:
             right = best is min(same, key=lambda one: one.measured_s)
             lines.append(
                 f"{group}: the plan predicted fastest ({best.case.name}) is {'' if right else 'NOT '}the fastest"
+            )
+    known = {(one.case.group, one.case.name): one for one in found}
+    for one in found:
+        plain = known.get((one.case.group, one.case.plain or ""))
+        if plain is not None:
+            promised, kept = plain.predicted_s / one.predicted_s, plain.measured_s / one.measured_s
+            lines.append(
+                f"{one.case.group}, {one.case.name}: {kept:.2f} times as fast as {plain.case.name}, "
+                f"predicted {promised:.2f} ({promised / kept - 1:+.1%})"
             )
     return "\n".join(lines)
 

@@ -180,8 +180,7 @@ def test_what_fits_no_memory_has_no_end() -> None:
     assert lower_bound_s(Problem(cluster, model, TrainingJob(8, 64)), Roofline()).iteration_s == np.inf
 
 
-# ---- the bundled clusters: the least that the bound is of a short search's plan. Where all links are slow it is far
-# below, for each is taken to be as fast as the best and to be shared with nothing.
+# ---- the bundled clusters: the least that the bound is of a short search's plan
 
 BUNDLED = {
     ("home-office", "gpt2", "bf16"): 0.6,
@@ -189,6 +188,7 @@ BUNDLED = {
     ("home-office", "llama-2-7b", "bf16"): 0.8,
     ("gh200-32-nodes", "opt-350m-s", "fp32"): 0.5,
     ("dtfm-universities", "gpt3-xl", "bf16"): 0.5,
+    ("dtfm-datacenter", "gpt3-xl", "bf16"): 0.5,
     ("dtfm-regional", "gpt3-xl", "bf16"): 0.5,
 }
 

@@ -236,3 +236,12 @@ def test_a_warning_of_the_cluster_file_is_a_line_on_stderr(cli: Cli, tmp_path: P
     result = cli("plan-train", path, "--model", "gpt2", "--solver", "random", "--max-steps", 1, "--json")
     assert result.stderr == "warning: odd.yaml: nodes[0]: unknown key `color` is ignored\n"
     json.loads(result.stdout)
+
+
+def test_zero_goes_as_far_as_memory_needs(cli: Cli, specs: Path) -> None:
+    """8 whole models of 1.3 billion parameters need 11.3 GiB each with ZeRO 1."""
+    grid = "--stages", 1, "--replicas", 8, "--seq-len", 1024, "--micro-batch", 1, "--recompute", "--solver", "random"
+    words = "plan-train", specs / "dtfm-worldwide.yaml", "--model", "opt-1.3b", *grid, "--max-steps", 1, "--json"
+    used = [json.loads(cli(*words, "--memory-fraction", share).stdout)["options"]["zero"] for share in (0.92, 0.7)]
+    assert used == [1, 2]
+    cli(*words, "--memory-fraction", 0.7, "--zero", 1, code=3)

@@ -83,6 +83,11 @@ class PlainNetwork:
         return size / bandwidth, link.latency_s
 
 
+def on_the_wire(values: float, bits: int, row: int) -> float:
+    """Bytes of values of two bytes, or of fewer bits and then a scale of four bytes a row."""
+    return values * 2 if bits == 16 else values * bits / 8 + values / row * 4
+
+
 def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int, int]], float, float]]:
     """(members, seconds of the gradients' all-reduce, seconds of a gather of the weights) of each ring, in order."""
     name_of = {
@@ -118,7 +123,7 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
     return [
         (
             ring,
-            seconds(network, ring, parameters * 2 * plan.options.compression.grad_bits / 16),
+            seconds(network, ring, on_the_wire(parameters, plan.options.compression.grad_bits, 512)),
             seconds(network, ring, parameters * 2) / 2,
         )
         for (ring, parameters), network in zip(rings, networks, strict=True)
@@ -133,7 +138,7 @@ def slowest(network: PlainNetwork, names: list[str], size: float) -> float:
 def plain_iteration(cluster: Cluster, plan: Plan) -> float:
     """The iteration of pipelines that do one micro-batch each: no stage ever waits for another micro-batch."""
     job, model, bits = plan.workload, plan.model, plan.options.compression
-    message = job.micro_batch * job.seq_len * model.hidden_size * 2
+    values = job.micro_batch * job.seq_len * model.hidden_size
     rings = plain_reductions(cluster, plan)
     gather: dict[tuple[int, int], float] = {}
     if plan.options.zero == 3:  # weights come before each pass: half an all-reduce
@@ -150,12 +155,19 @@ def plain_iteration(cluster: Cluster, plan: Plan) -> float:
             for name, stage in zip(line, pipeline.stages, strict=True)
         ]
         time = sum(work.forward_s + gather.get((p, s), 0.0) for s, work in enumerate(works))
-        time += sum(sum(forth.seconds(a, b, message * bits.activation_bits / 16)) for a, b in pairwise(line))
+        time += sum(
+            sum(forth.seconds(a, b, on_the_wire(values, bits.activation_bits, model.hidden_size)))
+            for a, b in pairwise(line)
+        )
         for s in reversed(range(len(works))):
             time += works[s].backward_s + gather.get((p, s), 0.0)
             free[p, s] = time
             if s:
-                time += sum(back.seconds(line[s], line[s - 1], message * bits.activation_grad_bits / 16))
+                time += sum(
+                    back.seconds(
+                        line[s], line[s - 1], on_the_wire(values, bits.activation_grad_bits, model.hidden_size)
+                    )
+                )
     for ring, seconds, _ in rings:
         end = max(free[place] for place in ring) + seconds
         free.update(dict.fromkeys(ring, end))

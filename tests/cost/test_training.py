@@ -99,10 +99,10 @@ def test_hops_go_from_stage_to_stage_and_back(random_cluster: MakeCluster) -> No
     cluster = random_cluster(5, (1, 1, 1))
     plan = replace(plan_of([[3, 7]], [["n2/0", "n0/0", "n1/0"]]), options=Options(compression=Compression(4, 8, 16)))
     bandwidth, latency = cluster.network.bandwidth_bytes_per_s, cluster.network.latency_s
-    message = 1024 * 768 * 2
+    message, scales = 1024 * 768 * 2, 1024 * 4
     for hop, (a, b) in zip(place(cluster, plan).hops(0), ((2, 0), (0, 1)), strict=True):
-        assert hop.forward_occupied_s == pytest.approx(message / 4 / bandwidth[a, b])
-        assert hop.backward_occupied_s == pytest.approx(message / 2 / bandwidth[b, a])
+        assert hop.forward_occupied_s == pytest.approx((message / 4 + scales) / bandwidth[a, b])
+        assert hop.backward_occupied_s == pytest.approx((message / 2 + scales) / bandwidth[b, a])
         assert (hop.forward_latency_s, hop.backward_latency_s) == (latency[a, b], latency[b, a])
 
 

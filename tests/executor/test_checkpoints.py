@@ -11,6 +11,7 @@ import pytest
 
 from hetsched.errors import HetschedError
 from hetsched.executor import RunReport, RunSettings, run_plan
+from hetsched.files import make_folder
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 
@@ -93,6 +94,14 @@ def test_a_checkpoint_of_something_else_is_refused(model: Models, unequal_plan: 
 
     with pytest.raises(HetschedError, match="is of another global batch"):
         load_checkpoint(tmp_path, plan, (), None)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_can_not_be_written_is_said_before_training(tmp_path: Path) -> None:
+    make_folder(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HetschedError, match="file/x can't be a folder to write to: Not a directory"):
+        make_folder(tmp_path / "file" / "x")
 
 
 def llama_logits(tensors: dict[str, Any], spec: ModelSpec, tokens: Any) -> Any:

@@ -120,23 +120,22 @@ def sent(run: RunReport, what: str) -> Iterator[int]:
 def test_bytes_on_the_wire_are_the_plans(
     compressed: Callable[..., Plan], forked_run: Callable[..., RunReport], tmp_path: Path
 ) -> None:
-    """And a scale a token, of which the plan says nothing; the first epoch goes in full."""
+    """Scales too; the first epoch goes in full."""
     runs = {bits: forked_run(compressed(*bits), SETTINGS, tmp_path) for bits in [(16, 16, 16), (4, 8, 6)]}
     for bits, run in runs.items():
         plan = compressed(*bits)
         deep = plan.pipelines[0]
         messages = deep.micro_batches * sum(1 for _ in pairwise(deep.stages))
-        scales = messages * plan.workload.micro_batch * plan.workload.seq_len * SCALE_BYTES * (bits[0] < 16)
         forward, backward = hop_bytes(plan)
         full, _ = hop_bytes(compressed(16, 16, 16))
-        assert list(sent(run, "activation_bytes")) == [full * messages] * 2 + [forward * messages + scales] * 2
-        assert list(sent(run, "activation_grad_bytes")) == [backward * messages + scales] * 4
+        assert list(sent(run, "activation_bytes")) == [full * messages] * 2 + [forward * messages] * 2
+        assert list(sent(run, "activation_grad_bytes")) == [backward * messages] * 4
         predicted = sum(gradient_bytes(plan, group) * len(group.members) for group in gradient_groups(plan))
         found = list(sent(run, "grad_bytes"))
         assert len(set(found)) == 1
         if bits[2] == 16:
             assert found[0] == predicted
-        else:  # rows of 512 are filled up, and have a scale
+        else:  # rows of 512 are filled up
             assert predicted < found[0] < 1.3 * predicted
     losses = [run.losses for run in runs.values()]
     assert losses[0][:1] == pytest.approx(losses[1][:1], rel=1e-6)  # nothing is quantised before the first loss

@@ -14,7 +14,7 @@ from hetsched.cluster import Gpu, Link, ServingEfficiency
 Floats = NDArray[np.float64]
 
 # For a GPU that the catalogue does not know: what most of those measured come near to.
-DEFAULT = ServingEfficiency(0.7, 0.5, 0.78, 0.7, 2.5e-5, 3e-5)
+DEFAULT = ServingEfficiency(0.7, 0.5, 0.78, 0.7, 3.3e-5, 3e-5)
 ROUNDING = 3.0  # of the roof: (arithmetic^3 + traffic^3)^(1/3), up to a quarter above either where they are equal
 ELEMENTWISE_EFFICIENCY = 0.8  # of the bandwidth: norms, activations and rotations are plain streams
 

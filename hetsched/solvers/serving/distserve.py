@@ -18,7 +18,7 @@ from hetsched.solvers.serving.uniform import shapes, teams
 from hetsched.solvers.serving.workshop import Draft, Replica, Workshop
 
 FINALISTS = 8
-MOST_SHAPES = 24
+FEW_SHAPES, MOST_SHAPES = 24, 12  # of all degrees and depths; of a role
 MOST_COUNTS = 8  # numbers of prefill replicas that are tried, evenly spaced where there are more
 
 Shape = tuple[int, int]
@@ -45,8 +45,13 @@ class DistServe:
                 known[stages, role] = workshop.made(stages, role)
             return known[stages, role]
 
+        def best(role: str) -> list[Shape]:
+            """The shapes of most requests a second for a GPU: all of them where they are few."""
+            worth = {shape: _worth([made(s, role) for s in _replicas(workshop, shape, frozenset())]) for shape in tried}
+            return sorted(tried, key=lambda shape: -worth[shape])[:MOST_SHAPES]
+
         tried = _few(shapes(workshop))
-        for prefill, decode in product(tried, tried):
+        for prefill, decode in product(best("prefill"), best("decode")):
             for first, second in _divisions(workshop, prefill, decode):
                 replicas = [made(stages, "prefill") for stages in first] + [made(s, "decode") for s in second]
                 found.append(phases.flowing([replica for replica in replicas if replica.rate_per_s > 0.0]))
@@ -55,9 +60,15 @@ class DistServe:
             yield phases.draft(flowing)
 
 
+def _worth(replicas: list[Replica]) -> float:
+    """Requests a second for each GPU."""
+    gpus = sum(len(stage.devices) for replica in replicas for stage in replica.stages)
+    return sum(replica.rate_per_s for replica in replicas) / max(1, gpus)
+
+
 def _few(found: list[Shape]) -> list[Shape]:
     """All shapes where they are few; else for each degree the least depth, and twice, four, ... times that."""
-    if len(found) <= MOST_SHAPES:
+    if len(found) <= FEW_SHAPES:
         return found
     least = {degree: min(depth for other, depth in found if other == degree) for degree, _ in found}
     return [(d, depth) for d, depth in found if depth % least[d] == 0 and (depth // least[d]).bit_count() == 1]

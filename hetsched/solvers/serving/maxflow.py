@@ -29,6 +29,7 @@ LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = (
     40_000,
 )  # few GPUs have few states; the more there are, the dearer is one
 FEW_GROUPS, COUNTS = 10, 8  # up to so many groups all counts are tried; else so many of them
+LARGEST = 10  # times the memory that a model needs: with more groups to choose from none is larger at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +182,7 @@ def _partitions(workshop: Workshop, bandwidth: Floats, memory: Floats) -> Iterat
     most = min(max(2, most_groups(workshop)), len(memory))
     counts = range(2, most + 1)
     if most > FEW_GROUPS:
-        counts = sorted({int(k) for k in np.rint(np.geomspace(2, most, COUNTS))})  # type: ignore[assignment]
+        counts = sorted({int(k) for k in np.rint(np.geomspace(max(2, most // LARGEST), most, COUNTS))})  # type: ignore[assignment]
     for number in counts:
         labels = balanced_groups(bandwidth, memory, number)
         yield [frozenset(np.flatnonzero(labels == k).tolist()) for k in range(number)]

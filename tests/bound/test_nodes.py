@@ -1,0 +1,78 @@
+"""What the networks of nodes allow: every plan of tiny clusters by the time it takes, and not everything."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetsched.bound.roofline import cells_of
+from hetsched.catalog import find_gpu, find_model
+from hetsched.cluster import Cluster, Network, Node
+from hetsched.cost.training import Roofline
+from hetsched.plan import Compression, Options
+from hetsched.problem import Choices, Problem
+from hetsched.readers import read_cluster
+from hetsched.workload import TrainingJob
+from tests.bound.enumerate_plans import every_chains
+from tests.bound.test_bound import tiny_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def small(rng: np.random.Generator, counts: tuple[int, ...], even: bool) -> Cluster:
+    """Nodes of one kind or two, fast inside and slow between."""
+    kinds = [find_gpu(str(kind), "test") for kind in rng.choice(["A100-SXM-80GB", "V100-SXM2-16GB"], len(counts))]
+    if rng.integers(2):
+        kinds = [kinds[0]] * len(counts)
+    nodes = tuple(Node(f"n{k}", "r", (kinds[k],) * count) for k, count in enumerate(counts))
+    bandwidth = np.exp(rng.uniform(np.log(1e7), np.log(3e9), (len(counts), len(counts))))
+    latency = np.exp(rng.uniform(np.log(1e-6), np.log(3e-3), bandwidth.shape))
+    if even:
+        bandwidth, latency = np.maximum(bandwidth, bandwidth.T), np.maximum(latency, latency.T)
+    np.fill_diagonal(bandwidth, 2e11)
+    return Cluster("small", nodes, Network(bandwidth, latency))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
+    """Of all plans of two pipelines or more of each setting the fastest, and not next to nothing."""
+    rng = np.random.default_rng(seed)
+    counts = [(2, 2), (2, 1, 1), (1, 1, 1), (3, 1)][seed % 4]
+    cluster = small(rng, counts, bool(seed // 4 % 2))
+    model, job = tiny_model(rng, 3), TrainingJob(int(rng.integers(4, 15)), 256)
+    bits = Compression(*rng.choice([4, 16], 3).tolist())
+    problem = Problem(cluster, model, job, Choices(micro_batch=1, compression=bits))
+    cells = list(cells_of(problem, 1.0))
+    members = [np.flatnonzero(cluster.node_of == node).tolist() for node in range(len(counts))]
+    tested = 0
+    for schedule, recompute, zero in product(("1f1b", "gpipe"), (False, True), (2, 3)):
+        options = Options(schedule, recompute, zero, bits)
+        pricer = Roofline(1.0).chains(cluster, members, model, job, options)
+        assert pricer is not None
+        fastest: dict[int, float] = {}
+        for chains in every_chains(counts, range(len(counts)), model.num_layers):
+            if 1 < len(chains) <= job.global_batch:
+                seconds = pricer.stand(chains).seconds
+                fastest[len(chains)] = min(seconds, fastest.get(len(chains), np.inf))
+        slowest_class = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
+        networks = slowest_class.networks
+        assert networks is not None
+        for replicas, seconds in fastest.items():
+            if np.isfinite(seconds):
+                assert networks.allow(seconds * (1 + 1e-9), replicas)
+                assert not networks.allow(1e-5 * seconds, replicas)
+                tested += 1
+    assert tested >= 4
+
+
+def test_what_it_adds_where_machines_are_far_apart() -> None:
+    """Eight machines of eight GPUs, 3 Gbit/s apart: most of the bound is what their networks carry."""
+    cluster, model = read_cluster(ROOT / "cluster_specs" / "dtfm-datacenter.yaml"), find_model("gpt3-xl")
+    assert model is not None
+    problem = Problem(cluster, model, TrainingJob(512, 2048), Choices(micro_batch=1, schedule="1f1b", recompute=False))
+    cell = next(cells_of(problem, 0.92))
+    assert cell.networks is not None
+    assert not cell.networks.allow(2.5 * cell.least_s, 2)
+    assert cell.networks.allow(11.2, 2)
