@@ -25,7 +25,7 @@ from hetsched.solvers.hierarchical import settled_best, starts
 from hetsched.solvers.layouts import grid_search
 from hetsched.solvers.megatron import Megatron, inventory_grids
 
-USUAL_DEVICES = 64
+USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 ISLANDS = 12
 
 
@@ -71,7 +71,7 @@ class Auto:
         yield from sorted(grids.best.values(), key=grids.rank)[:ISLANDS]
         grids.choose(model)
         found = grids.rounds()
-        at_once = max(1, USUAL_DEVICES // len(problem.cluster.devices))  # where they are quick
+        at_once = max(1, min(MOST_AT_ONCE, USUAL_DEVICES // len(problem.cluster.devices)))  # where they are quick
         while True:
             yield min(islice(found, at_once), key=grids.rank)
 
