@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heapreplace
 from math import inf
+from operator import truediv
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hetsched.cost.pipeline_terms import PipelineTerms
 
@@ -29,7 +33,7 @@ class Standing:
     seconds: float
     guide_s: float
     times: list[float] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 class ChainPricer(Protocol):
@@ -73,8 +77,13 @@ def even_ends(seconds: Sequence[float], extra: Sequence[float], most: Sequence[i
     if depth > blocks or sum(most) < blocks or not all(most):
         return None
     counts = [1] * depth
-    ends = [e + 2 * t if room > 1 else inf for e, t, room in zip(extra, seconds, most, strict=True)]
-    for _ in range(blocks - depth):
+    if min(seconds) > 0.0:  # what ends before all would if layers were divisible goes there in any case
+        level = (blocks + sum(map(truediv, extra, seconds))) / sum([1 / t for t in seconds])
+        sure = [max(1, min(room, int((level - e) / t))) for e, t, room in zip(extra, seconds, most, strict=True)]
+        counts = sure if sum(sure) <= blocks else counts
+    stages = zip(extra, seconds, most, counts, strict=True)
+    ends = [e + (count + 1) * t if count < room else inf for e, t, room, count in stages]
+    for _ in range(blocks - sum(counts)):
         s = ends.index(min(ends))
         counts[s] += 1
         ends[s] = ends[s] + seconds[s] if counts[s] < most[s] else inf

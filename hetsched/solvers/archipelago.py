@@ -1,7 +1,8 @@
-"""Islands of asymmetric plans, one for each setting and number of pipelines, annealed in turn.
+"""Islands of asymmetric plans, one for each plan that a search begins with, annealed in turn.
 
-A step is a walk (`chain_walk`) on one island, from its best plan or from where it began. The better an island's best,
-the more of the walks it gets.
+A step is a walk (`chain_walk`) on one island, from its best plan or from where it began. The starts say little of where
+walks lead, so all islands get some walks; then the better half of them as many again each; and so on, down to two
+(successive halving: Jamieson and Talwalkar 2016, arXiv 1502.07943).
 """
 
 from collections.abc import Iterable
@@ -10,13 +11,12 @@ from math import exp
 from random import Random
 
 from hetsched.solvers.arena import Place
-from hetsched.solvers.grid import Variant
 from hetsched.solvers.hierarchical import refine
 
 HOT, COLD = 0.003, 0.00005  # shares of the iteration time
-RESTART = 6  # of so many walks on an island one begins where it began
+WALKS = 2  # on each island before the worse half is left
+RESTART, ANEW = 4, 10.0  # of so many walks on an island one begins where it began, so much hotter
 WARMTH = 1.0  # a walk's heat is drawn from e^-WARMTH to e^WARMTH times the usual
-FAVOUR = 2.0  # how much rarer each island in the order of their bests is searched than the one before
 
 
 @dataclass(slots=True)
@@ -29,36 +29,33 @@ class Island:
 
 
 class Archipelago:
-    """Islands by setting and number of pipelines, and whose turn it is."""
+    """Islands, and whose turn it is."""
 
     def __init__(self, places: Iterable[Place], random: Random, hot: float = HOT, cold: float = COLD) -> None:
         self.random, self.hot, self.cold = random, hot, cold
-        self.islands: dict[tuple[Variant, int], Island] = {}
-        for place in places:
-            self.keep(place)
-
-    def keep(self, place: Place) -> None:
-        """A plan found: the best of its island, or a new island."""
-        island = self.islands.setdefault(place.key, Island(place, place))
-        if place.worth < island.best.worth:
-            island.best = place
+        self.islands = [Island(place, place) for place in places]
+        self._left: list[Island] = []
+        self._turns = self.islands * WALKS
 
     def __bool__(self) -> bool:
         return bool(self.islands)
 
-    @property
-    def best(self) -> Place | None:
-        """The best plan of all islands."""
-        return min((island.best for island in self.islands.values()), key=lambda place: place.worth, default=None)
-
     def step(self) -> Place:
         """A walk on the island whose turn it is."""
-        order = sorted(self.islands.values(), key=lambda island: island.best.worth)
-        turn = min(range(len(order)), key=lambda rank: (order[rank].walks + 1) * FAVOUR**rank)
-        island = order[turn]
+        if not self._turns:
+            self.islands.sort(key=lambda island: island.best.worth)
+            keep = max(2, len(self.islands) // 2)
+            self._left += self.islands[keep:]
+            self.islands = self.islands[:keep]
+            self._turns = self.islands * WALKS + self._left[:1]
+            self._left = self._left[1:] + self._left[:1]
+        island = self._turns.pop(0)
         heat = self.hot * exp(self.random.uniform(-WARMTH, WARMTH))
-        anew = island.walks % RESTART == RESTART - 1
-        found = refine(island.start if anew else island.best, self.random, heat, self.cold)
+        if island.walks % RESTART == RESTART - 1:
+            found = refine(island.start, self.random, ANEW * heat, self.cold)
+        else:
+            found = refine(island.best, self.random, heat, self.cold)
         island.walks += 1
-        self.keep(found)
+        if found.worth < island.best.worth:
+            island.best = found
         return found

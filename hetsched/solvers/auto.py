@@ -1,15 +1,14 @@
 """The default: a portfolio inside one budget.
 
-1. Starts: the baseline's grids; every grid with the devices in the order of a clustering of the network, also of the
-   nearest, or fastest, part of the devices alone: what is slow or far away may be better left idle; and, where the
-   cost model has quick prices of asymmetric plans, the starts of `hierarchical`.
-2. Rounds. On the most promising grids, fewer as they go: a piece of an annealing walk from a random layout, the best
-   plan warmed up again, children of the evolution, and local search on the best plan by the cost model's own price. On
-   asymmetric plans, the best of all starts and rounds among them: walks as of `local-search`.
+Where the cost model has quick prices of asymmetric plans: the starts of `hierarchical`, and all that grids are good for
+as starts, the baseline's and those of `grid_starts`; then islands of them, as of `local-search`.
+
+Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 
 import numpy as np
@@ -19,27 +18,23 @@ from hetsched.problem import Problem
 from hetsched.solvers.archipelago import Archipelago
 from hetsched.solvers.arena import Arenas, Place
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.grid import settle, shape_of
+from hetsched.solvers.grid import Grid, settle, shape_of
 from hetsched.solvers.grid_rounds import GridField, GridRounds
 from hetsched.solvers.grid_starts import start_grids
 from hetsched.solvers.hierarchical import settled_best, starts
 from hetsched.solvers.layouts import grid_search
-from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.megatron import Megatron, inventory_grids
 
-Shape = tuple[int, int]
-USUAL_DEVICES = 64
-ISLANDS = 10
-GRIDS_KEPT = 4  # that asymmetric search starts from
-HOPELESS = 1.25  # a grid so much worse than the best plan is searched no more
+USUAL_DEVICES, MOST_AT_ONCE = 64, 8
+ISLANDS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
-    """See the module. `grids` are searched at most; a round is a step of each way to search."""
+    """See the module. `grids` are searched at most where grids are all there is."""
 
+    walks: int = 70
     grids: int = 3
-    rounds: int = 5
-    walks: int = 9
     searched: GridRounds = field(default_factory=GridRounds)
     name: str = "auto"
 
@@ -48,39 +43,58 @@ class Auto:
         return None
 
     def steps(self, problem: Problem) -> int:
-        """All starts, then `rounds` rounds of a grid, more of them where they are quick, and of walks."""
-        first = Megatron().steps(problem) + sum(1 for _ in start_grids(problem)) + GRIDS_KEPT + ISLANDS
-        return first + self.rounds * (_at_once(problem) * self.searched.steps + self.walks)
+        """The islands, and walks of a tenth of a second."""
+        return ISLANDS + self.walks
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
-        """Starts, then rounds for ever."""
-        grids, symmetric = _Grids(problem, self, rng), []
-        for candidate in Megatron().search(problem, model, rng):
-            yield grids.keep(candidate)
-            symmetric.append(candidate)
-        for grid in start_grids(problem):
-            yield grids.keep(settle(problem, model, grid, quick=True)[0])
+        """Starts, then walks or rounds for ever."""
         arenas = Arenas(problem, model)
-        found = [place for place in map(arenas.place, [*grids.best.values(), *symmetric]) if place] if arenas else []
-        places = settled_best(arenas, found, GRIDS_KEPT)
-        places += settled_best(arenas, list(starts(arenas, rng)), ISLANDS) if arenas else []
+        yield from self._islands(arenas, model, rng) if arenas else self._on_grids(problem, model, rng)
+
+    def _islands(self, arenas: Arenas, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
+        found = (list(starts(arenas, rng)), list(_on_inventory(arenas)))
+        places = _best([place for line in found for place in settled_best(arenas, line, ISLANDS)])
+        if not places:  # the baseline's plans say what does not fit
+            yield from Megatron().search(arenas.problem, model, rng)
         for place in places:
             yield place.candidate()
         islands = Archipelago(places, Random(int(rng.integers(1 << 60))))
+        while islands:
+            yield islands.step().candidate()
+
+    def _on_grids(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
+        grids = _Grids(problem, self, rng)
+        for candidate in Megatron().search(problem, model, rng):
+            grids.keep(candidate)
+        for grid in start_grids(problem):
+            grids.keep(settle(problem, model, grid, quick=True)[0])
+        yield from sorted(grids.best.values(), key=grids.rank)[:ISLANDS]
         grids.choose(model)
+        found = grids.rounds()
+        at_once = max(1, min(MOST_AT_ONCE, USUAL_DEVICES // len(problem.cluster.devices)))  # where they are quick
         while True:
-            for _ in range(_at_once(problem)):
-                for candidate in grids.round(islands.best):
-                    yield candidate
-                    if arenas and (stood := arenas.place(candidate)) is not None:
-                        islands.keep(stood)
-            for _ in range(self.walks if islands else 0):
-                yield islands.step().candidate()
+            yield min(islice(found, at_once), key=grids.rank)
 
 
-def _at_once(problem: Problem) -> int:
-    """How many rounds on grids go with one of walks: a walk takes as long on any cluster."""
-    return max(1, USUAL_DEVICES // len(problem.cluster.devices))
+def _best(places: list[Place]) -> list[Place]:
+    """The best, those of one price and number of pipelines once."""
+    apart = {(len(place.standing.chains), f"{place.worth:.9g}"): place for place in places}
+    return sorted(apart.values(), key=lambda place: place.worth)[:ISLANDS]
+
+
+def _on_inventory(arenas: Arenas) -> Iterator[Place]:
+    """The grids of the baseline and of `grid_starts`."""
+    problem, classes = arenas.problem, arenas.inventory.class_of
+    grids = [*inventory_grids(problem), *((1, grid) for grid in start_grids(problem))]
+    for hand in dict.fromkeys(_hand(classes, grid, width) for width, grid in grids):
+        place = arenas.settle(hand, quick=True)
+        if place is not None:
+            yield place
+
+
+def _hand(classes: list[int], grid: Grid, width: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """The groups of a grid's pipelines; each of its places stands for `width` devices of a class."""
+    return tuple(tuple((classes[device],) * width for device in pipeline) for pipeline in zip(*grid, strict=True))
 
 
 class _Grids:
@@ -88,37 +102,29 @@ class _Grids:
 
     def __init__(self, problem: Problem, auto: Auto, rng: np.random.Generator) -> None:
         self.problem, self.auto, self.rng = problem, auto, rng
-        self.best: dict[Shape, Candidate] = {}
-        self.fields: dict[Shape, GridField] = {}
+        self.best: dict[tuple[int, int], Candidate] = {}
+        self.fields: dict[tuple[int, int], GridField] = {}
 
-    def rank(self, shape: Shape) -> tuple[float, float]:
-        return self.best[shape].cost.rank(self.problem.objective)
+    def rank(self, candidate: Candidate) -> tuple[float, float]:
+        return candidate.cost.rank(self.problem.objective)
 
     def keep(self, candidate: Candidate) -> Candidate:
         """A candidate, which is the best of its grid where it is."""
-        if any(stage.tensor_parallel > 1 for _, _, stage in candidate.plan.stages):
-            return candidate
-        shape = shape_of(candidate.plan)
-        before = self.best.get(shape)
-        objective = self.problem.objective
-        if before is None or candidate.cost.rank(objective) < before.cost.rank(objective):
-            self.best[shape] = candidate
+        if all(stage.tensor_parallel == 1 for _, _, stage in candidate.plan.stages):
+            shape = shape_of(candidate.plan)
+            self.best[shape] = min(self.best.get(shape, candidate), candidate, key=self.rank)
         return candidate
 
     def choose(self, model: CostModel) -> None:
         """The grids to search."""
-        for shape in sorted(self.best, key=self.rank)[: self.auto.grids]:
+        for shape in sorted(self.best, key=lambda shape: self.rank(self.best[shape]))[: self.auto.grids]:
             self.fields[shape] = GridField(self.auto.searched, grid_search(self.problem, model, *shape), self.rng)
 
-    def round(self, best: Place | None) -> Iterator[Candidate]:
-        """A round on each grid that is not hopeless beside the best asymmetric plan, or on the best one; one grid less
-        from then on."""
-        broken, value = best.candidate().cost.rank(self.problem.objective) if best else (np.inf, np.inf)
-        for shape in sorted(self.fields, key=self.rank, reverse=True):
-            if len(self.fields) > 1 and self.rank(shape) > (broken, HOPELESS * value):
-                del self.fields[shape]
-                continue
-            for candidate in self.fields[shape].round(self.best[shape]):
-                yield self.keep(candidate)
-        if len(self.fields) > 1:
-            del self.fields[max(self.fields, key=self.rank)]
+    def rounds(self) -> Iterator[Candidate]:
+        """A round on each grid, for ever; one grid less from then on, the worst."""
+        while True:
+            for shape, field_of in self.fields.items():
+                for candidate in field_of.round(self.best[shape]):
+                    yield self.keep(candidate)
+            if len(self.fields) > 1:
+                del self.fields[max(self.fields, key=lambda shape: self.rank(self.best[shape]))]

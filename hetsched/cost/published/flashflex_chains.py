@@ -1,16 +1,19 @@
 """FlashFlex's formulas for a search: plans as chains of classes, priced by what was seen before.
 
 A change touches one pipeline or two, so seconds of a chain are remembered by chain; and DP of a block, by which groups
-hold it. The groups of a block are known by the sum of a random number of 60 bits for each: that two multisets have one
-sum is as likely as a broken memory cell.
+hold it. The groups of a block are known by the sum of a random number of 60 bits for each, modulo 2^64: that two
+multisets have one sum is as likely as a broken memory cell.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import inf
+from operator import gt
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, Standing, pipelined_ends
@@ -28,6 +31,21 @@ from hetsched.cost.published.flashflex import (
 MEAN_WEIGHT = 0.1  # of the guide: how much the mean pipeline counts beside the slowest
 MOST_REMEMBERED = 300_000
 
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Line:
+    """Groups in order: seconds of a block on each and of the hop after it, and how many blocks it holds at most.
+
+    pattern: a number, the same of lines of which all that is the same.
+    """
+
+    block_s: list[float]
+    hop_s: list[float]
+    most: list[int]
+    pattern: int
+
 
 class FlashFlexChains:
     """A `ChainPricer`. members: per class, positions of its devices in the cluster."""
@@ -38,10 +56,12 @@ class FlashFlexChains:
         self._block_s_of: dict[Group, float] = {}
         self._hops: dict[tuple[Group, Group], float] = {}
         self._most: dict[tuple[Group, bool, bool], int] = {}
-        self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
-        self._seconds: dict[tuple[Chain, int], float] = {}
+        self._lines: dict[tuple[Group, ...], _Line] = {}
+        self._patterns: dict[tuple[float, ...], int] = {}
+        self._splits: dict[tuple[int, int], list[int] | None] = {}
+        self._seconds: dict[tuple[int, int, tuple[int, ...]], float] = {}
         self._marks: dict[Group, int] = {}
-        self._chain_marks: dict[Chain, list[int]] = {}
+        self._chain_marks: dict[Chain, Ints] = {}
         self._exchanges: dict[int, dict[int, float]] = {}
         self._draw = np.random.default_rng(0)
 
@@ -60,7 +80,7 @@ class FlashFlexChains:
 
     def move_s(self, chains: Sequence[Chain]) -> float:
         """See `ChainPricer`; measured."""
-        return 2.5e-5 + 1e-6 * len(chains)
+        return 2e-5 + 7e-7 * sum(map(len, chains))
 
     def block_s(self, group: Group) -> float:
         """See `ChainPricer`: its computing and its messages."""
@@ -96,22 +116,29 @@ class FlashFlexChains:
             self._most[group, first, last] = most
         return most
 
+    def _line(self, groups: tuple[Group, ...]) -> _Line:
+        line = self._lines.get(groups)
+        if line is None:
+            if len(self._lines) > MOST_REMEMBERED:
+                self._lines.clear()
+            last = len(groups) - 1
+            block_s = [self.block_s(group) for group in groups]
+            hop_s = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
+            most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
+            pattern = self._patterns.setdefault((*block_s, *hop_s, *most), len(self._patterns))
+            line = self._lines[groups] = _Line(block_s, hop_s, most, pattern)
+        return line
+
     def split(self, groups: tuple[Group, ...], pipelines: int) -> Chain | None:
         """See `ChainPricer`."""
-        key = groups, pipelines
-        if key in self._splits:
-            return self._splits[key]
-        if len(self._splits) > MOST_REMEMBERED:
-            self._splits.clear()
-        self._splits[key] = chain = self._split(groups, micro_batches(self.formulas.job, pipelines))
-        return chain
-
-    def _split(self, groups: tuple[Group, ...], count: int) -> Chain | None:
-        last = len(groups) - 1
-        seconds = [self.block_s(group) for group in groups]
-        extra = [self.hop_s(a, b) for a, b in pairwise(groups)] + [0.0]
-        most = [self.most_layers(group, s == 0, s == last) for s, group in enumerate(groups)]
-        counts = pipelined_ends(seconds, extra, most, self.blocks, count)
+        line = self._line(groups)
+        key = line.pattern, pipelines
+        if key not in self._splits:
+            if len(self._splits) > MOST_REMEMBERED:
+                self._splits.clear()
+            count = micro_batches(self.formulas.job, pipelines)
+            self._splits[key] = pipelined_ends(line.block_s, line.hop_s, line.most, self.blocks, count)
+        counts = self._splits[key]
         return None if counts is None else tuple(zip(groups, counts, strict=True))
 
     def terms(self, groups: Sequence[Group], share: int, pipelines: int) -> PipelineTerms:
@@ -138,25 +165,22 @@ class FlashFlexChains:
 
     def chain_s(self, chain: Chain, count: int) -> float:
         """Seconds of a pipeline; inf where it does not fit."""
-        seconds = self._seconds.get((chain, count))
+        groups, layers = zip(*chain, strict=True)
+        line = self._line(groups)
+        key = line.pattern, count, layers
+        seconds = self._seconds.get(key)
         if seconds is None:
-            seconds = self._play(chain, count)
             if len(self._seconds) > MOST_REMEMBERED:
                 self._seconds.clear()
-            self._seconds[chain, count] = seconds
+            seconds = self._seconds[key] = self._play(line, layers, count)
         return seconds
 
-    def _play(self, chain: Chain, count: int) -> float:
-        last, after = len(chain) - 1, None
-        stages = []
-        for s in range(last, -1, -1):
-            group, layers = chain[s]
-            if layers > self.most_layers(group, s == 0, s == last):
-                return inf
-            seconds = layers * self.block_s(group)
-            stages.append(seconds if after is None else seconds + self.hop_s(group, after))
-            after = group
-        return gpipe_s(stages[::-1], count)
+    def _play(self, line: _Line, layers: Sequence[int], count: int) -> float:
+        if any(map(gt, layers, line.most)):
+            return inf
+        return gpipe_s(
+            [held * each + hop for held, each, hop in zip(layers, line.block_s, line.hop_s, strict=True)], count
+        )
 
     def stand(self, chains: Sequence[Chain], limit_s: float = inf, near: Standing | None = None) -> Standing:
         """See `ChainPricer`; inf too where degrees that share a block do not divide one another."""
@@ -164,19 +188,18 @@ class FlashFlexChains:
         count = micro_batches(self.formulas.job, size)
         if near is None or len(near.chains) != size:
             times = [self.chain_s(chain, count) for chain in chains]
-            keys = list(map(sum, zip(*map(self.marks, chains), strict=True)))
+            keys = np.sum([self.marks(chain) for chain in chains], axis=0)
         else:
             times, keys = near.times.copy(), near.keys
             for position, (was, chain) in enumerate(zip(near.chains, chains, strict=True)):
                 if chain is not was:
                     times[position] = self.chain_s(chain, count)
-                    before, after = self.marks(was), self.marks(chain)
-                    keys = [key - old + new for key, old, new in zip(keys, before, after, strict=True)]
+                    keys = keys - self.marks(was) + self.marks(chain)
         slowest = max(times)
         guide_s = PIPELINE_WEIGHT * ((1 - MEAN_WEIGHT) * slowest + MEAN_WEIGHT * sum(times) / size)
         if slowest == inf or guide_s > limit_s:
             return Standing(chains, inf, inf, times, keys)
-        exchange = DATA_WEIGHT * self._exchange_s(chains, keys)
+        exchange = DATA_WEIGHT * self._exchange_s(chains, keys.tolist())
         return Standing(chains, PIPELINE_WEIGHT * slowest + exchange, guide_s + exchange, times, keys)
 
     def _exchange_s(self, chains: Sequence[Chain], keys: list[int]) -> float:
@@ -193,17 +216,16 @@ class FlashFlexChains:
                     known[key] = self._block_exchange_s([_holder(chain, block) for chain in chains])
             return sum(map(known.__getitem__, keys))
 
-    def marks(self, chain: Chain) -> list[int]:
+    def marks(self, chain: Chain) -> Ints:
         """(blocks,): the random number of the group that holds each block."""
         marks = self._chain_marks.get(chain)
         if marks is None:
-            marks = []
-            for group, layers in chain:
+            for group, _ in chain:
                 if group not in self._marks:
                     self._marks[group] = int(self._draw.integers(1 << 60))
-                marks += [self._marks[group]] * layers
             if len(self._chain_marks) > MOST_REMEMBERED:
                 self._chain_marks.clear()
+            marks = np.repeat([self._marks[group] for group, _ in chain], [layers for _, layers in chain])
             self._chain_marks[chain] = marks
         return marks
 
