@@ -25,14 +25,17 @@ class Rehearsal:
     _known: dict[Group, Replica | None] = field(default_factory=dict)
     _settled: set[Group] = field(default_factory=set)  # those of which other layouts were played too
 
-    def best(self, pool: Iterable[Sequence[Group]], plays: int, count: int) -> list[Draft]:
+    def best(
+        self, first: Sequence[Sequence[Group]], pool: Iterable[Sequence[Group]], plays: int, count: int
+    ) -> list[Draft]:
         """The best drafts of divisions, by measured rates, the best first.
 
-        One layout of each group of the 2 * `count` that promise most is played; then what the division with most hopes
-        lacks: first one layout of each of its groups, then others near, until about `plays` replicas were.
+        One layout of each group of the `first` divisions is played; then what that of all with most hopes lacks: one
+        layout of each of its groups, then others near, until about `plays` replicas were.
         """
-        ranked = sorted(pool, key=self.workshop.score, reverse=True)[:MOST_POOL]
-        for group in dict.fromkeys(group for groups in ranked[: 2 * count] for group in groups):
+        promising = sorted(pool, key=self.workshop.score, reverse=True)[:MOST_POOL]
+        ranked = list(dict.fromkeys(tuple(groups) for groups in (*first, *promising)))
+        for group in dict.fromkeys(group for groups in first for group in groups):
             self._meet(group)
         began = self.judge.plays
         while ranked and self.judge.plays - began < plays:

@@ -20,9 +20,10 @@ from hetsched.solvers.serving.workshop import Group, Workshop
 from hetsched.units import BYTES_PER_GIB
 
 MEASURED = 3  # times that promises of the steady state are measured against the simulator
-TRIED = 4  # choices of nodes on which a search runs
+TRIED = 4  # searches, on as many choices of nodes
 HARDER, EASIER = 1.06, 0.8  # of a rate: asked of the next choice where one failed; of the first
 MOST_FAILED = 6
+PER_CLASS = 3  # divisions into equal replicas that are played, of the nodes of a class
 PROMISED = 0.7  # of a rate: what promises less is not played
 ROUNDED = 1e-9
 
@@ -30,11 +31,17 @@ ROUNDED = 1e-9
 class PlanOne(Protocol):
     """Plans on a cluster whose GPUs may all be used; raises InfeasibleError where nothing serves.
 
-    starts: divisions of the GPUs to begin from, among others; share: how much of the usual work to do.
+    starts: divisions of the GPUs to begin from, among others; share: how much of the usual work to do; rivals: whether
+    the baselines are weighed too.
     """
 
     def __call__(
-        self, problem: ServingProblem, *, starts: Sequence[Sequence[Group]] = (), share: float = 1.0
+        self,
+        problem: ServingProblem,
+        *,
+        starts: Sequence[Sequence[Group]] = (),
+        share: float = 1.0,
+        rivals: bool = True,
     ) -> ServingResult:
         """The best plan."""
         ...
@@ -51,7 +58,7 @@ class _Tried:
     failure: InfeasibleError | None = None
     steps: int = 0
 
-    def add(self, rental: Rental, share: float) -> ServingResult | None:
+    def add(self, rental: Rental, rivals: bool = False) -> ServingResult | None:
         """Plan on a choice of nodes; None where that keeps no limits. Its GPUs are all that there is."""
         self.nodes.append(rental.nodes)
         cluster = self.problem.cluster
@@ -59,14 +66,26 @@ class _Tried:
         limit = self.problem.usd_per_hour if self.problem.objective == "cost" else None
         names = [[frozenset(part.position(cluster.devices[d].name) for d in group) for group in rental.groups]]
         try:
-            found = self.plan_one(replace(self.problem, cluster=part, usd_per_hour=limit), starts=names, share=share)
+            chosen = replace(self.problem, cluster=part, usd_per_hour=limit)
+            rivals = rivals or self.problem.objective == "attainment"  # which is searched by what rivals keep
+            found = self.plan_one(chosen, starts=names, share=1.0 / TRIED, rivals=rivals)
         except InfeasibleError as failure:
             self.failure = failure
             return None
         self.steps += found.steps
         if self.best is None or found.best.value > self.best.best.value:
             self.best = found
+        if rivals:
+            self.best = replace(self.best, baselines=found.baselines)
         return found
+
+    def settle(self, usd_per_hour: float) -> None:
+        """Plan once more on the best plan's nodes, beside the baselines on the same GPUs."""
+        if self.best is not None:
+            position, cluster = self.problem.cluster.position, self.problem.cluster
+            groups = [frozenset(map(position, p.devices)) for p in self.best.best.draft.plan.pipelines]
+            nodes = {cluster.node_numbers[device] for group in groups for device in group}
+            self.add(Rental(tuple(sorted(nodes)), tuple(groups), usd_per_hour, self.best.best.rate_per_s), rivals=True)
 
 
 def planned(
@@ -109,6 +128,7 @@ def plan_renting(
         _cheapest(market, judge, tried, money)
     else:
         _most(market, judge, tried, money)
+    tried.settle(money)
     baseline = _baseline(market, judge, money)
     if baseline is not None and not allowed(problem, baseline):
         baseline = None
@@ -133,13 +153,13 @@ def _most(market: Market, judge: Judge, tried: _Tried, money: float) -> None:
     first = _measured(market, judge, lambda: market.most(money))
     if first is None:
         return
-    for rental in [first, *market.near(first, money)[: TRIED - 2]]:
-        tried.add(rental, 1.0 / TRIED)
+    for rental in [first, *market.near(first, money)[: TRIED - 3]]:
+        tried.add(rental)
     if tried.best is not None:
         market.learn(_groups(market, tried.best.best))
         last = market.most(money)
         if last is not None:
-            tried.add(last, 1.0 / TRIED)
+            tried.add(last)
 
 
 def _cheapest(market: Market, judge: Judge, tried: _Tried, money: float) -> None:
@@ -156,7 +176,7 @@ def _cheapest(market: Market, judge: Judge, tried: _Tried, money: float) -> None
             rental = market.most(money)
         if rental is None:
             return
-        if rental.nodes in tried.nodes or tried.add(rental, 1.0 / TRIED) is None:
+        if rental.nodes in tried.nodes or tried.add(rental) is None:
             failed += rental.nodes not in tried.nodes[:-1]
             wanted = max(wanted, rental.rate_per_s) * HARDER
 
@@ -189,17 +209,18 @@ def _baseline(market: Market, judge: Judge, money: float) -> Verdict | None:
     """Equal replicas on nodes of one class, as many as the money pays for; for least money as few as keep the rate."""
     problem, best = judge.problem, None
     cost = problem.objective == "cost"
-    least = PROMISED * (problem.load.rate_per_s or 0.0) if cost else -inf
     for nodes in market.uniform_rentals(money):
         for size in range(1, len(nodes) + 1) if cost else [len(nodes)]:
             part = replace(problem, cluster=part_of(problem.cluster, sorted(nodes[:size])), usd_per_hour=None)
-            workshop = Workshop(part, market.workshop.memory_fraction, judge.reference)
-            verdict = best_of("uniform", replace(judge, problem=part), workshop, least)
-            if verdict is None:
-                continue
-            if best is None or verdict.value > best.value:
-                best = verdict
-            if verdict.keeps:
+            usd = sum(node.usd_per_hour or 0.0 for node in part.cluster.nodes)
+            if cost and best is not None and best.keeps and usd >= (best.usd_per_hour or 0.0):
+                break
+            workshop, before = Workshop(part, market.workshop.memory_fraction, judge.reference), best
+            wanted = problem.load.rate_per_s or 0.0
+            if problem.objective == "throughput":
+                wanted = 0.0 if best is None else best.rate_per_s
+            best = best_of("uniform", replace(judge, problem=part), workshop, PROMISED * wanted, best, PER_CLASS)
+            if cost and best is not before and best is not None and best.keeps:
                 break
     return best
 

@@ -63,14 +63,15 @@ def plan_serving(
     max_seconds: float | None = None,
     starts: Sequence[Sequence[Group]] = (),
     share: float = 1.0,
+    rivals: bool = True,
     watch: Watch | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> ServingResult:
     """Search, then simulate the finalists and the baselines'; the best is never worse than these.
 
     solver: None for those of the problem's mode, whose best plans are all simulated alike. starts: groups to begin
-    from, besides the solvers' own; share: of their usual steps. Raises InfeasibleError where nothing fits, or nothing
-    keeps the SLO: with what comes nearest.
+    from, besides the solvers' own; share: of their usual steps; rivals: whether the baselines are weighed too. Raises
+    InfeasibleError where nothing fits, or nothing keeps the SLO: with what comes nearest.
     """
     began = clock()
     workshop, judge = Workshop(problem, memory_fraction, reference, starts), Judge(problem, reference, seed=seed)
@@ -80,7 +81,7 @@ def plan_serving(
     totals = [max(1, round(steps * share)) for steps in whole]
     baselines: dict[str, Verdict | None] = {}
     modes: dict[str, Verdict] = {}
-    for name in BASELINES[problem.mode]:
+    for name in BASELINES[problem.mode] if rivals else ():
         baselines[name] = verdict = best_of(name, judge, workshop)
         if verdict is not None and allowed(problem, verdict):  # what others are to beat
             modes[mode_of(verdict.draft.plan)] = verdict
@@ -90,7 +91,7 @@ def plan_serving(
             Workshop(tighter, memory_fraction, reference, starts),
             Judge(tighter, reference, seed=seed),
         )
-    if problem.mode != "disaggregated":
+    if rivals and problem.mode != "disaggregated":
         equal = _judged(judge, _equal_replicas(measuring, workshop, problem), modes.get("colocated"))
         modes |= {} if equal is None else {"colocated": polished(judge, equal)}
     before = dict(modes)
@@ -174,7 +175,12 @@ class _Search:
         if self.problem.objective == "cost" or not self.workshop.scored:
             return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
         plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
-        return Rehearsal(self.judge, self.workshop).best(self.workshop.scored, plays, FINALISTS)
+        first = [self._groups(draft) for draft in _best(drafts, 2 * FINALISTS)]
+        return Rehearsal(self.judge, self.workshop).best(first, self.workshop.scored, plays, FINALISTS)
+
+    def _groups(self, draft: Draft) -> list[Group]:
+        position = self.problem.cluster.position
+        return [frozenset(position(name) for s in replica.stages for name in s.devices) for replica in draft.replicas]
 
     def _run(
         self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None
@@ -197,10 +203,18 @@ class _Search:
         self.workshop.trust({depth: float(np.median(shares)) for depth, shares in seen.items()})
 
 
-def best_of(name: str, judge: Judge, workshop: Workshop, least_score: float = -np.inf) -> Verdict | None:
-    """What a baseline's best drafts are worth; None where none fits, or has that score by the steady state."""
+def best_of(
+    name: str,
+    judge: Judge,
+    workshop: Workshop,
+    least_score: float = -np.inf,
+    to_beat: Verdict | None = None,
+    count: int = RIVALS,
+) -> Verdict | None:
+    """The best of so many drafts of a baseline, of at least that score by the steady state, and of what is to beat."""
     drafts = SERVING_SOLVERS[name].search(workshop, np.random.default_rng(judge.seed))
-    return _judged(judge, _best([draft for draft in drafts if draft and draft.score >= least_score], RIVALS), None)
+    useful = [draft for draft in drafts if draft and draft.score >= least_score]
+    return _judged(judge, _best(useful, count), to_beat)
 
 
 def promises(judge: Judge, replicas: Iterable[Replica]) -> dict[int, list[float]]:

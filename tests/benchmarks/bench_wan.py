@@ -9,6 +9,7 @@ where it can't run.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -272,6 +273,7 @@ def main() -> int:
     if why:
         sys.stdout.write(f"skipped: {why}\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no namespace is left behind
     cases = [case for case in CASES if given.only in (None, case.group)]
     sys.stdout.write(report_on(outcomes(cases, given.repeats)) + "\n")
     return 0

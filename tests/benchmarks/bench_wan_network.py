@@ -73,7 +73,10 @@ def emulated(bytes_per_s: Matrix, latency_s: Matrix) -> Iterator[None]:
                 subprocess.run(["ip", *inside, "sysctl", "-qw", f"net.ipv4.{option}"], check=False, capture_output=True)
         router = os.fork()
         if not router:
-            _route(handles, bytes_per_s, latency_s)
+            try:
+                _route(handles, bytes_per_s, latency_s)
+            finally:
+                os._exit(1)  # the rest is the parent's
         yield
     finally:
         if router:
@@ -107,6 +110,7 @@ def _tun(name: str) -> int:
 
 
 def _route(handles: Sequence[int], bytes_per_s: Matrix, latency_s: Matrix) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
     numbers = {handle: node for node, handle in enumerate(handles)}
     free = [[0.0] * len(handles) for _ in handles]

@@ -9,7 +9,7 @@ allows it, starts by what each GPU is better at, and another climb from a shaken
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from hetsched.solvers.serving.phases import Flowing, Phases
 from hetsched.solvers.serving.workshop import SPARE, Draft, Group, Replica, Workshop
 
 APART = ("prefill", "decode")
+PROMPT_SHARES, FEW_STARTS = (0.1, 0.2, 0.35, 0.5), 10  # of a limit on whole requests; states that tell which is best
 SLACK = 0.02  # what a request a second of capacity is worth that the flow does not use yet
 LEAST_GAIN = 1e-6
 LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = (
@@ -59,7 +60,7 @@ class MaxFlow:
 
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """Starts, then climbs for ever; a draft where a state is better than all with the same roles before."""
-        phases, best = Phases(workshop), dict[frozenset[str], float]()
+        phases, best = _divided(workshop), dict[frozenset[str], float]()
         for standing in self._standings(phases, rng):
             kind = frozenset(replica.role for replica in standing.flowing.replicas)
             if standing.value > best.get(kind, 0.0):
@@ -130,6 +131,21 @@ class MaxFlow:
             tops.append(top)
             tops.sort(key=lambda standing: -standing.value)
             del tops[self.climbs :]
+
+
+def _divided(workshop: Workshop) -> Phases:
+    """Phases among which a limit on whole requests, if there is one, is divided so that most flows at the start."""
+    slo = workshop.problem.load.slo
+    if slo.e2e is None and slo.scale is None:
+        return Phases(workshop)
+    tried: list[tuple[float, float]] = []
+    for share in PROMPT_SHARES:
+        workshop.share_prompts(share)
+        phases = Phases(workshop)
+        starts = islice(_starts(phases), FEW_STARTS)
+        tried.append((max((standing_of(phases, state).value for state in starts), default=0.0), share))
+    workshop.share_prompts(max(tried)[1])
+    return Phases(workshop)
 
 
 def standing_of(phases: Phases, state: State) -> Standing:

@@ -78,6 +78,10 @@ class Workshop:
         self._known.clear()
         self._alike.clear()
 
+    def share_prompts(self, share: float) -> None:
+        """From now on let prefill have so much of a limit on whole requests, and decode the rest."""
+        self.worth = replace(self.worth, prompt_share=share)
+
     @property
     def trusts(self) -> bool:
         """Whether what the steady state says was measured."""
