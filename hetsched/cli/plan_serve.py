@@ -74,9 +74,10 @@ def plan_serve(
     With --offers some of them are to be rented: FILE is a cluster file with `offers`, nodes with a price each of which
     is `available` so many times. What to rent is decided with the plan, never over the budget.
 
-    Decides which GPUs make which replicas, how each is split, and which share of the requests it gets. Prints which
-    GPUs serve what, how many requests keep the limits, what limits the plan, and the gain over equal replicas on each
-    node. Figures are of the request simulator. With -o the plan is written for `simulate` and `evaluate`.
+    Decides which GPUs make which replicas, what these do (prefill, decode or both), how each is split, and which share
+    of the requests it gets. Prints which GPUs serve what, how many requests keep the limits, what limits the plan, why
+    its mode wins, and the gain over equal replicas on each node and over equal prefill and decode replicas. Figures are
+    of the request simulator. With -o the plan is written for `simulate` and `evaluate`.
 
     Where nothing fits, or nothing keeps the limits, it exits 3 and says what comes nearest.
 
@@ -86,6 +87,8 @@ def plan_serve(
           --isl 512 --osl 64 --slo-scale 5
       hetsched plan-serve cluster_specs/a100-l4-t4-24.yaml --dtype fp16 \\
           --model llama-2-70b --trace azure-2023-conv -o plan.json
+      hetsched plan-serve cluster_specs/hexgen2-mixed.yaml --dtype fp16 \\
+          --model llama-2-70b --isl 1024 --osl 256 --mode disaggregated
       hetsched plan-serve --offers cluster_specs/offers-gcp.yaml \\
           --model llama-2-13b --rate 5 --slo-ttft-ms 1000 --objective cost
     """
