@@ -13,10 +13,10 @@ pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends an
 2. Before the last backward of any stage all activations have crossed each link, one after another, and one of them all
    others: m_p times a message's time are A at most, less the rest of the way. A node's messages share its network in
    fixed parts, so the mean of that over its flows is what all take one after another: X_i messages, the mean of those
-   that leave a node and those that enter it, have no more bytes than U_i times what is left of A. Z_i: the same of
-   gradients on the way back. Unless a node has all blocks, the visits that work on one of its blocks all leave it, or
-   all enter it (those that begin there have the blocks before, those that end there the blocks after): so W_i is g_i
-   times the most messages at most.
+   that leave a node and those that enter it, have no more bytes than U_i times what is left of A. Z_i: as many
+   gradients on the way back, which nothing bounds so: the last may cross a link after A. Unless a node has all blocks,
+   the visits that work on one of its blocks all leave it, or all enter it (those that begin there have the blocks
+   before, those that end there the blocks after): so W_i is g_i times the most messages at most.
 3. A message takes as long as its sender needs, and its receiver: half of each may be counted, with latencies.
 4. V_s times T >= m w_s, for all stages of all pipelines: sum over s in i of V_s T >= W_i, the blocks that node i works
    in all micro-batches. With V_s - w times that, and w times 1: sum of ((V_s - w) T + w A) >= W_i + w times the time of
@@ -126,7 +126,7 @@ class NodeNetworks:
         )
         capacity, hop_bytes_per_s, latency_s, gpus = table[number].T
         there_s, back_s = (size / hop_bytes_per_s for size in load.hop_bytes)
-        others = 0 if holders.alone.any() else max(0, math.ceil(blocks / most.max()) - 2)
+        others = max(0, math.ceil(blocks / most.max()) - 2)  # messages between nodes on the rest of the way
         left_s = begin_s - self._through_s - others * float((there_s + latency_s).min())
         sends = max(0.0, left_s) / (there_s * total)
         # visits, messages and work are in shares of all micro-batches
