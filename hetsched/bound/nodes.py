@@ -6,21 +6,24 @@ in a node shares its network. Symbols are those of `roofline`: T when the plan e
 pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends and receives U_i bytes/s at most.
 
 1. Every block's ring has a stage of each pipeline, so no block is reduced before each pipeline has done what comes
-   before the last backward of any of its stages: A, the most of that over pipelines. With `roofline`'s m = k S + n,
-   1 <= n <= S, micro-batch k S begins after k C and goes down to the end before its gradient is at any stage, so
-   A >= k C + F, F = sum (f_s + u_s). Where F >= phi C that makes S A >= M_p C with M_p = (m_p - S_p)+ + phi S_p
-   micro-batches, or m_p if that is less; they add up to all micro-batches less (1 - phi) S_p of each pipeline.
+   before the last backward of any of its stages: A, the most of that over pipelines. With `roofline`'s m = k S + n, 1
+   <= n <= S, micro-batch k S begins after k C and goes down to the end before its gradient is at any stage, so A >= k C
+   + F, F = sum (f_s + u_s). Where F >= phi C that makes S A >= M_p C with M_p = (m_p - S_p)+ + phi min(m_p, S_p)
+   micro-batches; they add up to all micro-batches less (1 - phi) S_p of each pipeline, or more. And each stage has done
+   all its forwards by then, and m - S backwards: A >= M_p w_s.
 2. Before the last backward of any stage all activations have crossed each link, one after another, and one of them all
    others: m_p times a message's time are A at most, less the rest of the way. A node's messages share its network in
    fixed parts, so the mean of that over its flows is what all take one after another: X_i messages, the mean of those
-   that leave a node and those that enter it, have no more bytes than U_i times what is left of A. Z_i: the same of
-   gradients on the way back. Unless a node has all blocks, the visits that work on one of its blocks all leave it, or
-   all enter it (those that begin there have the blocks before, those that end there the blocks after): so W_i is g_i
-   times the most messages at most.
+   that leave a node and those that enter it, have no more bytes than U_i times what is left of A. Z_i: as many
+   gradients on the way back, which nothing bounds so: the last may cross a link after A. Unless a node has all blocks,
+   the visits that work on one of its blocks all leave it, or all enter it (those that begin there have the blocks
+   before, those that end there the blocks after): so W_i is g_i times the most messages at most.
 3. A message takes as long as its sender needs, and its receiver: half of each may be counted, with latencies.
 4. V_s times T >= m w_s, for all stages of all pipelines: sum over s in i of V_s T >= W_i, the blocks that node i works
-   in all micro-batches. With V_s - w times that, and w times 1: sum of ((V_s - w) T + w A) >= W_i + w times the time of
-   its messages, where M_p micro-batches count of each pipeline. In GPipe only the first holds: all may work at once.
+   in all micro-batches. With V_s - w times that, and w times A >= M_p w_s: sum of ((V_s - w) T + w A) >= W_i, where M_p
+   micro-batches count of each pipeline. With S A >= M_p C instead, which is of whole pipelines: the sum over all nodes
+   is at least that of W_i and of w times the time of all messages. (Not node by node: a stage works while its messages
+   travel.) In GPipe only the first holds: all may work at once.
 5. Node i holds g_i blocks, so W_i <= g_i Y_i, Y_i the micro-batches that visit it; each visit but a micro-batch's first
    enters and each but its last leaves: sum X_i >= sum Y_i - M, M those of all pipelines, and sum Z_i too.
 6. A block on K > 1 nodes takes 2 (K - 1) / K times its bytes B out of each. A stage reduces its groups one after
@@ -126,7 +129,7 @@ class NodeNetworks:
         )
         capacity, hop_bytes_per_s, latency_s, gpus = table[number].T
         there_s, back_s = (size / hop_bytes_per_s for size in load.hop_bytes)
-        others = 0 if holders.alone.any() else max(0, math.ceil(blocks / most.max()) - 2)
+        others = max(0, math.ceil(blocks / most.max()) - 2)  # messages between nodes on the rest of the way
         left_s = begin_s - self._through_s - others * float((there_s + latency_s).min())
         sends = max(0.0, left_s) / (there_s * total)
         # visits, messages and work are in shares of all micro-batches
@@ -138,7 +141,8 @@ class NodeNetworks:
         rows.each((extra, 1), (visits, -ends))
         slow = self.slowest if in_rounds else 0.0
         messages = [(sent, slow * (there_s + latency_s)), (returned, slow * (back_s + latency_s))]
-        rows.each((work, 1), *messages, (nodes, -capacity / total))
+        rows.each((work, 1), (nodes, -capacity / total))
+        rows.total(0.0, (work, 1), *messages, (nodes, -capacity / total))
         rows.each((sent, 1), (nodes, -sends))
         rows.each((sent, 1), (visits, -1))
         rows.each((returned, 1), (visits, -1))

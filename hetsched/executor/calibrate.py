@@ -7,7 +7,7 @@ backwards with gradients added up as in training, and AdamW's update of each.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -47,8 +47,7 @@ def measure_profile(
     """
     refuse_experts(model)
     torch.set_num_threads(settings.threads)
-    plan = Plan(model, TrainingJob(1, job.seq_len, 1, job.dtype), (Pipeline("p", (_whole(model),), 1),))
-    target = choose_target(plan, settings, 0, 1)
+    target = choose_target(_plan(model, job.seq_len, job.dtype), settings, 0, 1)
     shape = asdict(ModelShape.of(model, job)) | {"num_layers": model.num_layers}
     profiles = []
     for size in micro_batches:
@@ -87,11 +86,10 @@ def _time(model: ModelSpec, layers: tuple[int, int], x: Tensor, targets: Tensor 
     stage.initialise(0)
     stage.to(target.device)
     parameters = stage.global_parameters()
-    plan = Plan(model, TrainingJob(1, x.shape[1], 1, "fp32"), (Pipeline("p", (_whole(model),), 1),))
     alone = Seat(0, "n/0", "p", 0, 1, layers, (0,), (), (), 1, 0)
     held = [
-        type(shared)(shared.ranks, shared.counted, kept)
-        for shared in sharings(plan)
+        replace(shared, slices=kept)
+        for shared in sharings(_plan(model, x.shape[1], "fp32"))
         if (kept := tuple(part for part in shared.slices if part.name in parameters))
     ]
     buckets = make_buckets(parameters, model, alone, held, {}, dtype=target.dtype, zero=False)
@@ -118,8 +116,10 @@ def _now(target: Target) -> float:
     return time.perf_counter()
 
 
-def _whole(model: ModelSpec) -> Stage:
-    return Stage((0, model.num_layers), ("n/0",))
+def _plan(model: ModelSpec, seq_len: int, dtype: str) -> Plan:
+    """All of the model on one device."""
+    pipeline = Pipeline("p", (Stage((0, model.num_layers), ("n/0",)),), 1)
+    return Plan(model, TrainingJob(1, seq_len, 1, dtype), (pipeline,))
 
 
 def _with_layers(model: ModelSpec, layers: int) -> ModelSpec:

@@ -92,6 +92,7 @@ def train(
     model.to(target.device)
     parameters = model.global_parameters()
     grad_bits = plan.options.compression.grad_bits
+    plain = grad_bits == FULL_BITS
     buckets = make_buckets(
         parameters,
         plan.model,
@@ -100,9 +101,8 @@ def train(
         groups.sharing,
         dtype=target.dtype,
         zero=plan.options.zero > 0,
-        granule=1 if grad_bits == FULL_BITS else ROW,
+        granule=1 if plain else ROW,
     )
-    plain = grad_bits == FULL_BITS
     reduce = PlainReduction(buckets) if plain else CompressedReduction(buckets, grad_bits, settings.seed + rank)
     optimizer = AdamW(buckets, parameters, settings.learning_rate)
     done = 0

@@ -24,11 +24,8 @@ APART = ("prefill", "decode")
 PROMPT_SHARES, FEW_STARTS = (0.1, 0.2, 0.35, 0.5), 10  # of a limit on whole requests; states that tell which is best
 SLACK = 0.02  # what a request a second of capacity is worth that the flow does not use yet
 LEAST_GAIN = 1e-6
-LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = (
-    400,
-    150,
-    40_000,
-)  # few GPUs have few states; the more there are, the dearer is one
+# Few GPUs have few states; the more there are, the dearer is one.
+LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = 400, 150, 40_000
 FEW_GROUPS, COUNTS = 10, 8  # up to so many groups all counts are tried; else so many of them
 LARGEST = 10  # times the memory that a model needs: with more groups to choose from none is larger at first
 

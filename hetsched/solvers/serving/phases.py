@@ -16,10 +16,8 @@ from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.solvers.serving.layouts import Layouts
 from hetsched.solvers.serving.workshop import COARSE, Draft, Group, Replica, Workshop
 
-FEW, DECODE_BATCHES = (
-    (2.0, 1.0),
-    ((16.0, 1.0), (64.0, 2.0), (256.0, 4.0)),
-)  # (requests in flight, groups that take turns)
+# (requests in flight, groups that take turns)
+FEW, DECODE_BATCHES = (2.0, 1.0), ((16.0, 1.0), (64.0, 2.0), (256.0, 4.0))
 LEAST_SHARE = 1e-4  # of the requests: less is not worth a route
 NAMES = {"prefill": "p", "decode": "d", "both": "r"}
 
