@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetsched.bound.roofline import cells_of
+from hetsched.bound.roofline import cells_of, roofline_bound_s
+from hetsched.bound.sizes import MessageSizes
+from hetsched.bound.speeds import team_speeds
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost.training import Roofline
-from hetsched.plan import Compression, Options
+from hetsched.model import ModelSpec
+from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
 from hetsched.problem import Choices, Problem
 from hetsched.readers import read_cluster
 from hetsched.workload import TrainingJob
@@ -76,3 +79,44 @@ def test_what_it_adds_where_machines_are_far_apart() -> None:
     assert cell.networks is not None
     assert not cell.networks.allow(2.5 * cell.least_s, 2)
     assert cell.networks.allow(11.2, 2)
+
+
+def test_stages_that_work_while_their_messages_travel() -> None:
+    """Two pipelines of 8, 1 and 8 blocks: those of 8 have no time left for their messages, the third has plenty."""
+    blocks, micro_batches = 17, 1000
+    model = ModelSpec(
+        name="wide",
+        num_layers=blocks,
+        hidden_size=16384,
+        num_heads=128,
+        ffn_size=65536,
+        vocab_size=64,
+        max_positions=4096,
+        num_kv_heads=128,
+        head_dim=128,
+    )
+    gpu = replace(find_gpu("A100-SXM-80GB", "test"), memory_bytes=10**13)
+    nodes, job = tuple(Node(f"n{k}", "r", (gpu,)) for k in range(6)), TrainingJob(micro_batches, 16)
+    sizes, inside = MessageSizes.of(model, job, Compression()), np.eye(6) > 0
+    team = next(team_speeds(Cluster("one", nodes, Network(np.full((6, 6), 1e9), np.zeros((6, 6)))), model, job, False))
+    block_s = 1 / team.blocks_per_s
+    reduce_s = 8 * block_s * micro_batches / 2 * 0.51 / 0.49  # of 8 blocks, so that 49 % of the time is left for passes
+    bandwidth = np.full((6, 6), sizes.block / reduce_s)
+    bandwidth[:4, :4] *= 8
+    bandwidth[inside] = 2e11
+    link_s = sizes.hop[0] / bandwidth[0, 5]
+    latency_s = np.full((6, 6), max(0.0, (3 * 8 - blocks) * block_s - 4 * link_s) / 4)  # just as much as is hidden
+    latency_s[inside] = 1e-6
+    cluster = Cluster("apart", nodes, Network(bandwidth, latency_s))
+    layers = ((0, 8), (8, 9), (9, 17))
+    pipelines = tuple(
+        Pipeline(
+            f"p{p}",
+            tuple(Stage(held, (f"n{node}/0",)) for held, node in zip(layers, (2 * p, 4 + p, 2 * p + 1), strict=True)),
+            micro_batches // 2,
+        )
+        for p in range(2)
+    )
+    taken_s = Roofline(1.0).price(cluster, Plan(model, job, pipelines, Options("1f1b", False, 2))).iteration_s
+    choices = Choices(replicas=2, micro_batch=1, schedule="1f1b", recompute=False, zero=2)
+    assert 0.8 * taken_s < roofline_bound_s(Problem(cluster, model, job, choices), 1.0)[0] <= taken_s
