@@ -13,6 +13,7 @@ from hetsched.units import BYTES_PER_GIB
 
 MOST_ZERO = 3
 SHOWN = 3  # levers of each sort
+WORTH_SAYING = 0.8  # how far limits are still broken, of what they were, with a lever that is named
 
 
 def infeasible(problem: Problem, model: CostModel, plan: Plan, cost: Cost) -> InfeasibleError:
@@ -31,7 +32,7 @@ def infeasible(problem: Problem, model: CostModel, plan: Plan, cost: Cost) -> In
         priced = model.price(problem.cluster, changed)
         if priced.feasible:
             fits.append(words)
-        elif priced.rank()[0] < cost.rank()[0]:
+        elif priced.rank()[0] < cost.rank()[0] * WORTH_SAYING:
             found.append((priced.rank()[0], words))
     nearer = [words for _, words in sorted(found)[:SHOWN]]
     choices = problem.choices

@@ -92,6 +92,7 @@ def test_the_python_of_the_readme_plans(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "words",
     [
+        ("evaluate", "by-hand.json"),
         ("simulate", "by-hand.json"),
         ("simulate", "serve-apart.json", "--request", "3"),
         ("explain", "by-hand.json"),

@@ -1,10 +1,15 @@
 """`hetsched evaluate`: price any plan."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hetsched.cli.options import OneOf, any_cost_model_names, memory_fraction_option, output_options
+
+SAME = 1e-6  # times as far apart as rounding brings two prices of one plan
 
 
 @click.command("evaluate", short_help="Price any plan, also one written by hand.")
@@ -59,10 +64,22 @@ def evaluate(
     models = {other: make(share) for other, make in COST_MODELS.items()}
     cost = models.pop(name).price(cluster, plan)
     predicted = prediction(cluster, plan, cost, models)
-    if cluster_path is None and (cost_model, memory_fraction) == (None, None):  # what the plan's search stated holds
-        predicted |= {key: stated for key, stated in plan.predicted.items() if key.startswith("lower_bound_")}
+    if cluster_path is None and (cost_model, memory_fraction) == (None, None):
+        predicted |= stated_bound(plan.predicted, cost.iteration_s)
     if as_json:
         say_json(predicted)
     elif not quiet:
         priced = replace(plan, predicted=predicted, provenance={"cost_model": name, "memory_fraction": share})
         say(training_table(priced, cluster, emphasise=heading))
+
+
+def stated_bound(stated: Mapping[str, Any], iteration_s: float) -> dict[str, Any]:
+    """The bound that a plan's search stated, while the plan takes as long as stated: one edited since may be of another
+    problem. Nothing where it contradicts itself.
+    """
+    bound_s, then_s = stated.get("lower_bound_iteration_s"), stated.get("iteration_s")
+    if not (isinstance(bound_s, int | float) and isinstance(then_s, int | float)):
+        return {}
+    if not (math.isclose(then_s, iteration_s, rel_tol=SAME) and 0 <= bound_s <= iteration_s * (1 + SAME)):
+        return {}
+    return {key: value for key, value in stated.items() if key.startswith("lower_bound_")}

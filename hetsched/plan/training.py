@@ -127,8 +127,17 @@ class Plan:
     def devices_by_node(self) -> dict[str, tuple[str, ...]]:
         """The devices in use, by index inside each node; nodes stand in the order in which the pipelines name them.
 
-        Ranks are numbered in this order, by the executor and by what starts it, so that neither needs a table.
+        Ranks are numbered in this order, by the executor and by what starts it, so that neither needs a table. Raises
+        HetschedError for a device that the plan's own table of devices, where it has one, does not know.
         """
+        for pipeline, number, stage in self.stages:
+            for name in stage.devices:
+                if self.devices and name not in self.devices:
+                    raise HetschedError(
+                        f"plan: device {name} of pipeline {pipeline.name}, stage {number}, is not among the plan's "
+                        "`devices`",
+                        hint="name one of them, or add it there with its node, region, index and kind",
+                    )
         return devices_by_node(self.pipelines)
 
     def to_json(self) -> dict[str, Any]:
