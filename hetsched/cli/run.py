@@ -36,8 +36,8 @@ HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
 @click.option("--micro-batch", type=POSITIVE, help="Likewise the micro-batch.  [default: 1]")
 @click.option(
     "--dtype",
-    type=click.Choice(["bf16", "fp32"]),
-    help="Of the computation.  [default: fp32 on CPUs, the plan's on GPUs]",
+    type=click.Choice(["bf16", "fp32", "fp64"]),
+    help="Of the computation; fp64: a --check without rounding.  [default: fp32 on CPUs, the plan's on GPUs]",
 )
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="What computes."
@@ -159,7 +159,8 @@ def run(
     if lines:
         say(_announcement(plan, played))
     if lines and check:
-        say("checked in fp32, over 3 steps or more, at a learning rate of at most 1e-4")
+        precision = "fp64" if dtype == "fp64" else "fp32"
+        say(f"checked in {precision}, over 3 steps or more, at a learning rate of at most 1e-4")
 
     def on_step(step: "StepReport") -> None:
         if lines:
@@ -181,6 +182,8 @@ def run(
             say(_verdict(report))
     if report is not None and not report.passed:
         show("error", f"the run differs from one process: {report.failures[0]}{_more(report)}")
+        if dtype != "fp64":
+            show("hint", "after the first step rounding can do that in fp32: --dtype fp64 tells it from a fault")
         click.get_current_context().exit(1)
 
 

@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", help="bf16 or fp32; default: fp32 on CPUs, the plan's on GPUs")
+    parser.add_argument("--dtype", help="bf16, fp32 or fp64; default: fp32 on CPUs, the plan's on GPUs")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--text", type=Path, help="a text file to train on; default: a bundled sample")
     parser.add_argument("--device", choices=DEVICES, default="auto")

@@ -78,10 +78,16 @@ def test_ctrl_c_leaves_the_file_alone(specs: Path, tmp_path: Path) -> None:
     words = ["plan-train", str(specs / "dtfm-worldwide.yaml"), "--model", "gpt3-xl", "--solver", "random"]
     words += ["--max-seconds", "60", "-o", str(path)]
     code = f"""
-import os, signal, threading
+import os, signal, sys, threading, time
 from hetsched.cli import main
-import hetsched.cli.driver
-threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+def interrupt():
+    while "hetsched.report.training_table" not in sys.modules:  # the command's last import: the search comes next
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt).start()
 main({words!r})
 """
     done = run(code)
