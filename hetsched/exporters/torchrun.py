@@ -7,11 +7,13 @@ order of `Plan.devices_by_node` and so the executor's own. With the c10d back en
 import json
 import re
 import shlex
+from dataclasses import asdict
 
 from hetsched.errors import HetschedError
-from hetsched.plan import Compression, Plan
+from hetsched.plan import Plan
 
 PORT = 29500
+RUN_BITS = {*range(2, 9), 16}  # 16: not compressed
 
 
 def export_torchrun(plan: Plan, *, steps: int = 100, port: int = PORT) -> dict[str, str]:
@@ -33,24 +35,18 @@ def export_torchrun(plan: Plan, *, steps: int = 100, port: int = PORT) -> dict[s
 
 
 def _refuse(plan: Plan) -> None:
-    for pipeline, number, stage in plan.stages:
-        if stage.tensor_parallel > 1:
-            raise HetschedError(
-                f"export to torchrun: pipeline {pipeline.name} stage {number} has tensor-parallel degree "
-                f"{stage.tensor_parallel}, which the bundled executor of this version does not run",
-                hint="plan with one device a stage",
-            )
-    if plan.options.compression != Compression():
-        raise HetschedError(
-            "export to torchrun: the plan compresses messages, which the bundled executor of this version does not run",
-            hint="plan without compression",
-        )
     if plan.model.num_experts:
         raise HetschedError(
             f"export to torchrun: {plan.model.name} is a mixture of experts, which the bundled executor of this "
             "version does not run",
             hint="use a dense model",
         )
+    for name, bits in asdict(plan.options.compression).items():
+        if bits not in RUN_BITS:
+            raise HetschedError(
+                f"export to torchrun: {name} is {bits}, and the bundled executor compresses to 2 to 8 bits",
+                hint="plan with 2 to 8 bits, or without compression",
+            )
 
 
 def _script(options: str, node: str, devices: tuple[str, ...], *, master: str, port: int, steps: int) -> str:

@@ -29,8 +29,8 @@ def test_export_of_what_the_launcher_can_not_start_leaves_the_folder(
     cli: Cli, minimal: Minimal, tmp_path: Path
 ) -> None:
     path, folder = tmp_path / "plan.json", tmp_path / "launch"
-    path.write_text(json.dumps(minimal(options={"compression": {"grad_bits": 8}})))
-    assert "compresses messages" in cli("export", path, "--to", "torchrun", "-o", folder, code=1).stderr
+    path.write_text(json.dumps(minimal(options={"compression": {"grad_bits": 12}})))
+    assert "grad_bits is 12" in cli("export", path, "--to", "torchrun", "-o", folder, code=1).stderr
     assert not folder.exists()
     path.write_text(json.dumps(minimal()))
     assert "can't be made" in cli("export", path, "--to", "torchrun", "-o", path, code=1).stderr

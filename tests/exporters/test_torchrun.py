@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,15 +66,19 @@ def test_odd_node_names_are_only_ever_data(node: str, tmp_path: Path) -> None:
 
 
 def test_what_the_executor_cannot_run_is_refused() -> None:
-    with pytest.raises(HetschedError, match="compresses messages"):
-        export_torchrun(plan(options=Options(compression=Compression(activation_bits=4))))
-    tensor_parallel = Plan(
-        model=plan().model,
-        workload=TrainingJob(global_batch=1, seq_len=16),
-        pipelines=(Pipeline("p0", (Stage((0, 2), ("a/0", "a/1")),), 1),),
-    )
-    with pytest.raises(HetschedError, match="tensor-parallel degree 2"):
-        export_torchrun(tensor_parallel)
+    with pytest.raises(HetschedError, match="activation_bits is 12"):
+        export_torchrun(plan(options=Options(compression=Compression(activation_bits=12))))
+    with pytest.raises(HetschedError, match="mixture of experts"):
+        export_torchrun(replace(plan(), model=replace(plan().model, num_experts=8, experts_per_token=2)))
+    with pytest.raises(HetschedError, match="home/1 of pipeline flat"):
+        export_torchrun(replace(plan(), devices={"home/3": {}, "tokyo/0": {}}))
+
+
+def wide() -> Plan:
+    """A stage of two GPUs, and messages compressed."""
+    narrow = plan(options=Options(compression=Compression(4, 8, 8)))
+    deep, flat = narrow.pipelines
+    return replace(narrow, pipelines=(deep, replace(flat, stages=(Stage((0, 2), ("home/1", "home/2")),))))
 
 
 def test_the_scripts_of_two_nodes_train_together(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_the_scripts_of_two_nodes_train_together(tmp_path: Path) -> None:
     torchrun = Path(sys.executable).parent / "torchrun"
     if not torchrun.exists() and shutil.which("torchrun") is None:
         pytest.skip("torchrun is not installed")
-    files = export_torchrun(plan(), steps=2)
+    files = export_torchrun(wide(), steps=2)
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     with socket.socket() as free:
