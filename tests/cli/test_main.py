@@ -87,6 +87,7 @@ def interrupt():
     time.sleep(1)
     os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be told to ignore it
 threading.Thread(target=interrupt).start()
 main({words!r})
 """
