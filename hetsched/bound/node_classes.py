@@ -33,7 +33,7 @@ class NodeClass:
     latency_s: float
 
     def capacity(self, end_s: float, begin_s: float, slowest: float) -> float:
-        """The most that one's stages can do and send by 4, in blocks; begin_s: A, or T where w counts for nothing."""
+        """The most that one's stages can do by 4 of `nodes`, in blocks; begin_s: A, or T where w counts for nothing."""
         return sum(
             count
             * max((((speed - slowest) * end_s + slowest * begin_s) / degree for speed, degree in teams), default=0)

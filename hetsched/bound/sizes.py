@@ -1,4 +1,4 @@
-"""How many bytes the messages of one setting have on the wire."""
+"""How many bytes the messages of one setting have on the wire at least: without the scales of what is quantised."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MEMORY_FRACTION = 0.92
-LEAST_BITS, MOST_BITS = 2, 16
 
 
 class OneOf(click.ParamType):  # type: ignore[type-arg]
@@ -55,15 +54,15 @@ class CompressionBits(click.ParamType):  # type: ignore[type-arg]
     name = "bits"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Compression":
-        """The compression; a usage error where it is not one or three whole numbers from 2 to 16."""
-        from hetsched.plan import Compression
+        """The compression; a usage error where it is not one or three whole numbers from 2 to 8, or 16."""
+        from hetsched.plan import WIRE_BITS, Compression
 
         if isinstance(value, Compression):
             return value
         words = [word.strip() for word in str(value).split(",")]
         bits = [int(word) for word in words if word.isascii() and word.isdecimal() and len(word) < 3]
-        if len(bits) != len(words) or len(bits) not in (1, 3) or not all(LEAST_BITS <= b <= MOST_BITS for b in bits):
-            self.fail(f"{value!r} is not bits from 2 to 16: give one number, or three as in 4,8,8.", param, ctx)
+        if len(bits) != len(words) or len(bits) not in (1, 3) or not WIRE_BITS.issuperset(bits):
+            self.fail(f"{value!r} is not 2 to 8 bits, or 16 for none: one number, or three as in 4,8,8.", param, ctx)
         return Compression(*(bits * 3 if len(bits) == 1 else bits))
 
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cost.memory import hidden_bytes
-from hetsched.plan import Layers, Plan
+from hetsched.plan import FULL_BITS, Layers, Plan
 
-FULL_BITS = 16
 SCALE_BYTES = 4  # of a row of quantised values: of a token's activations, or of so many gradients
 GRADIENT_ROW = 512
 

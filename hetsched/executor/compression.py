@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hetsched.errors import HetschedError
-from hetsched.executor.limits import FULL_BITS
 from hetsched.executor.settings import RunSettings
-from hetsched.plan import Compression
+from hetsched.plan import FULL_BITS, Compression
 from hetsched.units import BYTES_PER_GIB
 
 SCALE_BYTES = 4  # of a row

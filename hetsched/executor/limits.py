@@ -4,9 +4,8 @@ from dataclasses import asdict
 
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
-from hetsched.plan import Plan
+from hetsched.plan import WIRE_BITS, Plan
 
-FULL_BITS = 16  # not compressed
 BYTES = 256  # tokens are bytes
 
 
@@ -38,7 +37,7 @@ def check_limits(plan: Plan) -> tuple[str, ...]:
             hint="use a shorter seq_len",
         )
     for name, bits in asdict(plan.options.compression).items():
-        if not 2 <= bits <= 8 and bits != FULL_BITS:
+        if bits not in WIRE_BITS:
             raise HetschedError(
                 f"run: {name} is {bits}, and what is compressed has 2 to 8 bits",
                 hint="use 2 to 8 bits, or 16 for none",

@@ -15,13 +15,12 @@ from hetsched.executor.communication import all_gather, present
 from hetsched.executor.data import ByteText
 from hetsched.executor.gradients import AdamW, Bucket, make_buckets
 from hetsched.executor.groups import make_groups, seats, sharings
-from hetsched.executor.limits import FULL_BITS
 from hetsched.executor.model import Transformer
 from hetsched.executor.reduction import ROW, CompressedReduction, PlainReduction
 from hetsched.executor.settings import RunSettings, StepReport
 from hetsched.executor.stage import StageWorker
 from hetsched.executor.tensor_parallel import Team
-from hetsched.plan import Plan
+from hetsched.plan import FULL_BITS, Plan
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp64": torch.float64}
 

@@ -10,10 +10,9 @@ import shlex
 from dataclasses import asdict
 
 from hetsched.errors import HetschedError
-from hetsched.plan import Plan
+from hetsched.plan import WIRE_BITS, Plan
 
 PORT = 29500
-RUN_BITS = {*range(2, 9), 16}  # 16: not compressed
 
 
 def export_torchrun(plan: Plan, *, steps: int = 100, port: int = PORT) -> dict[str, str]:
@@ -42,7 +41,7 @@ def _refuse(plan: Plan) -> None:
             hint="use a dense model",
         )
     for name, bits in asdict(plan.options.compression).items():
-        if bits not in RUN_BITS:
+        if bits not in WIRE_BITS:
             raise HetschedError(
                 f"export to torchrun: {name} is {bits}, and the bundled executor compresses to 2 to 8 bits",
                 hint="plan with 2 to 8 bits, or without compression",

@@ -11,14 +11,16 @@ from hetsched.plan.layout import (
     devices_of,
 )
 from hetsched.plan.serving import ROLES, Route, ServingOptions, ServingPipeline, ServingPlan, equal_routes
-from hetsched.plan.training import SCHEDULES, Compression, Options, Pipeline, Plan
+from hetsched.plan.training import FULL_BITS, SCHEDULES, WIRE_BITS, Compression, Options, Pipeline, Plan
 
 AnyPlan = Plan | ServingPlan
 
 __all__ = [
     "FORMAT",
+    "FULL_BITS",
     "ROLES",
     "SCHEDULES",
+    "WIRE_BITS",
     "AnyPlan",
     "ClusterReference",
     "Compression",

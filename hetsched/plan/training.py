@@ -24,6 +24,8 @@ from hetsched.workload import TrainingJob
 
 SCHEDULES = ("1f1b", "gpipe")
 LARGEST_BATCH = 1_000_000  # sequences in an iteration
+FULL_BITS = 16  # not compressed
+WIRE_BITS = frozenset({*range(2, 9), FULL_BITS})  # what the bundled executor sends
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """Bits on the wire for an activation, its gradient, and a weight's gradient; 16 means none."""
+    """Bits on the wire for an activation, its gradient, and a weight's gradient; `FULL_BITS` means none."""
 
-    activation_bits: int = 16
-    activation_grad_bits: int = 16
-    grad_bits: int = 16
+    activation_bits: int = FULL_BITS
+    activation_grad_bits: int = FULL_BITS
+    grad_bits: int = FULL_BITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ def small(rng: np.random.Generator, counts: tuple[int, ...], even: bool) -> Clus
     return Cluster("small", nodes, Network(bandwidth, latency))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, 3, 5, 6])  # each shape, of even networks two
 def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
     """Of all plans of two pipelines or more of each setting the fastest, and not next to nothing."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ the same for all of its replicas, and as many replicas as match the other phase;
 GPUs are taken in inventory order, layers are even, and requests are shared by the flow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -79,9 +79,9 @@ def _divisions(
 ) -> Iterator[tuple[list[tuple[Stage, ...]], list[tuple[Stage, ...]]]]:
     """Stages of prefill replicas on the first GPUs, and of decode replicas on what is left."""
     whole = _replicas(workshop, prefill, frozenset())
-    counts = range(1, len(whole) + 1)
+    counts: Sequence[int] = range(1, len(whole) + 1)
     if len(counts) > MOST_COUNTS:
-        counts = sorted({int(k) for k in np.linspace(1, len(whole), MOST_COUNTS)})  # type: ignore[assignment]
+        counts = sorted({int(k) for k in np.linspace(1, len(whole), MOST_COUNTS)})
     for count in counts:
         first = whole[:count]
         used = frozenset(name for stages in first for stage in stages for name in stage.devices)

@@ -12,7 +12,6 @@ import numpy as np
 from hetsched.solvers.serving.workshop import Group, Workshop
 
 State = tuple[tuple[Group, str], ...]  # groups and their roles
-OTHER = {"prefill": "decode", "decode": "prefill"}
 SPARE, WHOLE = 0.97, 0.999  # of its capacity: below the one a replica has something to give, above the other it is full
 
 

@@ -7,7 +7,7 @@ leaves idle and what it fills, until nothing improves. Beyond the paper: groups 
 allows it, starts by what each GPU is better at, and another climb from a shaken best. The driver simulates the best.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -193,9 +193,9 @@ def _starts(phases: Phases) -> Iterator[State]:
 
 def _partitions(workshop: Workshop, bandwidth: Floats, memory: Floats) -> Iterator[list[Group]]:
     most = min(max(2, most_groups(workshop)), len(memory))
-    counts = range(2, most + 1)
+    counts: Sequence[int] = range(2, most + 1)
     if most > FEW_GROUPS:
-        counts = sorted({int(k) for k in np.rint(np.geomspace(max(2, most // LARGEST), most, COUNTS))})  # type: ignore[assignment]
+        counts = sorted({int(k) for k in np.rint(np.geomspace(max(2, most // LARGEST), most, COUNTS))})
     for number in counts:
         labels = balanced_groups(bandwidth, memory, number)
         yield [frozenset(np.flatnonzero(labels == k).tolist()) for k in range(number)]
