@@ -2,8 +2,9 @@
 
 Each pipeline's schedule is played exactly (`schedule.py`). When a stage has done its last backward it all-reduces the
 gradients of its blocks, group by group from the last blocks on, each group's members waiting for one another (the
-bundled executor starts its groups all at once, in that order). Then it takes its optimiser step. The iteration ends with the last device. Transfers that use a node's network at the same time
-share it (`network.py`): hops of all pipelines do, and all-reduces of all stages do.
+bundled executor starts its groups all at once, in that order). Then it takes its optimiser step. The iteration ends
+with the last device. Transfers that use a node's network at the same time share it (`network.py`): hops of all
+pipelines do, and all-reduces of all stages do.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """How gradients are added up over the ranks that share them.
 
-What travels when, exactly (the cost model has a rank reduce one bucket after another): when a rank has ended its last backward pass of the step it
-starts one sum all-reduce for each of its buckets (`groups.sharings`: last blocks first, then the embedding, a tied
-embedding last), one message of all their gradients in the compute dtype, without waiting for the one before. It updates
-its weights when all have ended. So all-reduces overlap with the passes of stages that end later and with one another,
-and not with this rank's own passes.
+What travels when, exactly (the cost model has a rank reduce one bucket after another): when a rank has ended its last
+backward pass of the step it starts one sum all-reduce for each of its buckets (`groups.sharings`: last blocks first,
+then the embedding, a tied embedding last), one message of all their gradients in the compute dtype, without waiting for
+the one before. It updates its weights when all have ended. So all-reduces overlap with the passes of stages that end
+later and with one another, and not with this rank's own passes.
 """
 
 from collections.abc import Callable, Sequence
