@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hetsched.algorithms.integer_programme import least
 from hetsched.cluster import Cluster, Floats, Network
 from hetsched.errors import HetschedError, InfeasibleError
 
@@ -66,14 +67,8 @@ def part_of(cluster: Cluster, nodes: Sequence[int]) -> Cluster:
 
 def _knapsack(worth: Floats, prices: Floats, budget: float) -> tuple[int, ...]:
     """The positions of most worth whose prices stay in the budget."""
-    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
-
-    found = milp(
-        -worth / worth.max(),
-        integrality=np.ones(len(worth), dtype=np.intp),
-        bounds=Bounds(0, 1),
-        constraints=LinearConstraint(prices[None, :], ub=budget * (1 + 1e-12)),
-    )
-    if found.x is None:
-        raise AssertionError(f"the empty choice is always within the budget: {found.message}")
-    return tuple(int(k) for k in np.flatnonzero(found.x > 0.5))
+    limit = np.array([budget * (1 + 1e-12)])
+    found = least(-worth / worth.max(), prices[None, :], limit, np.zeros(len(worth)), np.ones(len(worth)))
+    if found is None:
+        raise AssertionError("the empty choice is always within the budget")
+    return tuple(int(k) for k in np.flatnonzero(found))

@@ -95,6 +95,10 @@ class Requests:
             self.arrival_s * (self.rate_per_s / rate_per_s), self.input_tokens, self.output_tokens, self.name
         )
 
+    def at_once(self) -> "Requests":
+        """The same requests, all there from the beginning."""
+        return Requests(np.zeros(len(self)), self.input_tokens, self.output_tokens, self.name)
+
     def drawn(self, count: int, rate_per_s: float | None, rng: np.random.Generator) -> "Requests":
         """So many requests with the lengths of these, drawn with replacement, that arrive as a Poisson process.
 

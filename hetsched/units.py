@@ -10,3 +10,13 @@ TOKENS_PER_MILLION = 1e6
 SECONDS_PER_HOUR = 3600.0
 
 DTYPE_BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def duration(seconds: float) -> str:
+    """As people read it: `49.20 s`, `812 ms`, `3.1 ms`; hours from 10,000 s."""
+    hours = seconds / SECONDS_PER_HOUR
+    if seconds >= 10_000:
+        return f"{hours:.1f} h" if hours < 1e6 else f"{hours:.3g} h"
+    if seconds >= 1:
+        return f"{seconds:.2f} s" if seconds < 100 else f"{seconds:.0f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2g} ms"

@@ -7,6 +7,7 @@ from hetsched.units import DTYPE_BYTES
 
 DEFAULT_ISL, DEFAULT_OSL = 512.0, 128.0  # tokens in and out
 WIDEST_SIGMA = 5.0  # of the logarithm of a length: e to that is a factor of 150
+LEAST_RATE, MOST_RATE = 1e-6, 1e9  # requests a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,12 @@ class Slo:
         named = {"ttft": self.ttft, "tpot": self.tpot, "e2e": self.e2e, "scale": self.scale}
         return {name: limit for name, limit in named.items() if limit is not None}
 
+    @property
+    def bounds_requests(self) -> bool:
+        """Whether the limits bound all of a request's time: then none is kept while a queue grows without end."""
+        whole = self.e2e is not None or self.scale is not None
+        return whole or (self.ttft is not None and self.tpot is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class TraceUse:
@@ -113,7 +120,10 @@ class ServingLoad:
         for name in ("isl_sigma", "osl_sigma"):
             if not 0.0 <= getattr(self, name) <= WIDEST_SIGMA:
                 raise HetschedError(f"workload: {name} is {getattr(self, name)}, expected 0 to {WIDEST_SIGMA:g}")
-        if self.rate_per_s is not None and not 0.0 < self.rate_per_s < float("inf"):
-            raise HetschedError(f"workload: rate_per_s is {self.rate_per_s}, expected a number greater than 0")
+        if self.rate_per_s is not None and not LEAST_RATE <= self.rate_per_s <= MOST_RATE:
+            raise HetschedError(
+                f"workload: rate_per_s is {self.rate_per_s:g}, expected {LEAST_RATE:g} to {MOST_RATE:g}",
+                hint="requests a second",
+            )
         if self.dtype not in DTYPE_BYTES:
             raise HetschedError(f"workload: dtype is {self.dtype!r}", hint=f"use one of: {', '.join(DTYPE_BYTES)}")

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan": SHAPES,
     "problem": PLAN,
     "serving_problem": PLAN,
-    "budget": SHAPES,
+    "budget": SHAPES | {"algorithms"},
     "catalog": SHAPES,
     "readers": PLAN | {"catalog"},
     "algorithms": set(),

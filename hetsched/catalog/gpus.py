@@ -44,7 +44,7 @@ def find_gpu(name: str, where: str) -> Gpu:
     hint = f"one of {', '.join(near)}? " if near else ""
     raise HetschedError(
         f"{where}: no GPU in the catalogue is named {name!r}",
-        hint=f"{hint}Or spell it out: {SPELL_OUT}",
+        hint=f"{hint}Or spell it out in a cluster file: {SPELL_OUT}",
     )
 
 

@@ -1,5 +1,6 @@
 """`hetsched estimate`: one replica's prefill, per-token time, throughput and memory."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def estimate(
     from hetsched.cost.serving.estimate import estimate as estimated
     from hetsched.cost.serving.placed import even_stages, kind_in, one_machine, with_link
     from hetsched.cost.serving.replica import replica_times
+    from hetsched.errors import HetschedWarning
     from hetsched.precision import Precision
     from hetsched.readers import read_cluster, read_model
     from hetsched.report.estimate_table import estimate_table
@@ -102,6 +104,12 @@ def estimate(
     else:
         raise click.UsageError("Give --gpu, or a --cluster of one kind of GPU.")
     link = None if link_gbps is None else with_link(given.link, link_gbps * BYTES_PER_S_PER_GBPS)
+    if isl + osl > spec.max_positions:
+        warnings.warn(
+            f"{isl + osl:,} tokens are more than the {spec.max_positions:,} positions of {spec.name}",
+            HetschedWarning,
+            stacklevel=2,
+        )
     rows: list[tuple[int, int, Estimate]] = []
     for degree in tp:
         for depth in pp:

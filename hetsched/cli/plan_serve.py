@@ -1,5 +1,6 @@
 """`hetsched plan-serve`: search for a serving plan."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def plan_serve(
     from hetsched.cli.output import ProgressLine, check_writable, heading, say, say_json
     from hetsched.cli.serving_load import Drawing, load_of, requests_of
     from hetsched.cost.serving.reference import REFERENCE_GPU, reference_replica
-    from hetsched.errors import HetschedError
+    from hetsched.errors import HetschedError, HetschedWarning
     from hetsched.plan import ServingOptions
     from hetsched.readers import read_cluster, read_model, write_plan
     from hetsched.report.serving_gain import serving_gain
@@ -121,6 +122,13 @@ def plan_serve(
     if output is not None:
         check_writable(output, cluster_path, Path(model), *([] if offers is None else [offers]))
     cluster, spec = read_cluster(cluster_path, offers), read_model(model)
+    if objective == "throughput" and load["rate"] is not None:
+        load["rate"] = None
+        warnings.warn(
+            "--rate is for --objective attainment or cost: throughput looks for the highest",
+            HetschedWarning,
+            stacklevel=2,
+        )
     wanted = load_of(load, ServingLoad(dtype=dtype))
     options = ServingOptions(int(weight_bits), int(kv_bits), chunked_prefill or 0)
     requests = requests_of(wanted, spec, Path(), Drawing(seed=seed))

@@ -1,6 +1,7 @@
 """Pricing and playing serving plans, for the commands that do."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from hetsched.cost.serving.plan_cost import price_serving
 from hetsched.cost.serving.steady import Traffic
 from hetsched.plan import ServingPlan
 from hetsched.report.serving_table import serving_table
+from hetsched.requests import Requests
 from hetsched.simulate.serving.prediction import play, prediction
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings
-from hetsched.workload import ServingLoad
+from hetsched.workload import LEAST_RATE, ServingLoad
 
 EVALUATED = 2000  # requests that `evaluate` plays
 HEALTHY = 0.8  # of the capacity: the rate whose latencies are told where none is asked for
@@ -59,25 +61,34 @@ def highest_rate_of(
     memory_fraction: float,
     quiet: bool,
 ) -> float:
-    """The highest rate at which the load's objectives hold, by simulation. HetschedError where it has none."""
+    """The highest rate at which the load's objectives hold and the plan keeps up, by simulation.
+
+    Raises HetschedError where there are no objectives.
+    """
     from hetsched.errors import HetschedError
-    from hetsched.simulate.serving.limits import highest_rate
+    from hetsched.simulate.serving.limits import highest_rate, saturated_per_s
 
     if not load.slo.limits:
         raise HetschedError(
             "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
         )
     reference = reference_of(plan, load.slo)
-    cost = price_serving(
-        cluster, plan, memory_fraction, Traffic.of_requests(requests_of(load, plan.model, folder, drawing))
-    )
+    lengths = requests_of(load, plan.model, folder, drawing)
+    cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(lengths))
     with ProgressLine("find rate", quiet, "requests") as line:
 
-        def holds(rate_per_s: float) -> bool:
-            requests = requests_of(replace(load, rate_per_s=rate_per_s), plan.model, folder, drawing)
-            return play(cluster, plan, requests, settings, memory_fraction, line.part).keeps(load.slo, reference)
+        def run(requests: Requests) -> ServingRun:
+            return play(cluster, plan, requests, settings, memory_fraction, line.part)
 
-        return highest_rate(holds, cost.capacity_per_s or 1.0)
+        most = inf if load.slo.bounds_requests else saturated_per_s(run(lengths.at_once()))
+
+        def holds(rate_per_s: float) -> bool:
+            if not LEAST_RATE <= rate_per_s <= most:
+                return False
+            requests = requests_of(replace(load, rate_per_s=rate_per_s), plan.model, folder, drawing)
+            return run(requests).keeps(load.slo, reference)
+
+        return highest_rate(holds, min(cost.capacity_per_s or 1.0, most))
 
 
 def evaluate_serving(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hetsched.workload import ServingLoad, Slo, TraceUse
 
 SAMPLED = 1000  # requests, where there is no trace that says how many
+MOST_REQUESTS = 1_000_000  # of a simulation
 PERCENTILE = 99.0
 TOKENS = click.IntRange(1)
 ARRIVALS = ("trace", "poisson")
@@ -88,8 +89,8 @@ LOAD_KEYS = (
 def load_of(given: Mapping[str, Any], base: "ServingLoad") -> "ServingLoad":
     """A load with what was given on the command line (the keys of LOAD_KEYS) in the place of the base's.
 
-    Lengths given make requests of these lengths, where the base has a trace too. Raises HetschedError for options of a
-    trace without one.
+    Lengths given make requests of these lengths, where the base has a trace too; a trace given comes at its own rate
+    unless that is given too. Raises HetschedError for options of a trace without one.
     """
     from hetsched.errors import HetschedError
 
@@ -108,7 +109,7 @@ def load_of(given: Mapping[str, Any], base: "ServingLoad") -> "ServingLoad":
         if "request_class" in window:
             window = _class_limits(window.pop("request_class"), window)
         trace = replace(trace, **window)
-    rate = given["rate"] if given.get("rate") is not None else base.rate_per_s
+    rate = given["rate"] if given.get("rate") is not None or given.get("trace") is not None else base.rate_per_s
     return replace(base, **lengths, trace=trace, rate_per_s=rate, slo=_slo(given, base.slo))
 
 
@@ -151,24 +152,36 @@ def _slo(given: Mapping[str, Any], base: "Slo") -> "Slo":
 def requests_of(load: "ServingLoad", model: "ModelSpec", folder: Path, drawing: Drawing) -> "Requests":
     """The requests of a load: of its trace, cut and at its rate, or drawn.
 
-    folder: where the trace's path may start, besides here. Those longer than the model's positions are left out, with a
-    warning.
+    folder: where the trace's path may start, besides here. Those of a trace that are longer than the model's positions
+    are left out, with a warning. Raises HetschedError where even mean lengths, or all requests, are longer.
     """
     import numpy as np
 
-    from hetsched.errors import HetschedWarning
+    from hetsched.errors import HetschedError, HetschedWarning
     from hetsched.readers import read_trace
     from hetsched.requests import sampled
 
     rng = np.random.default_rng(drawing.seed)
+    positions = f"the {model.max_positions:,} positions of {model.name}"
     if load.trace is None:
+        if load.isl + load.osl > model.max_positions:
+            raise HetschedError(
+                f"{load.isl:,.0f} tokens in and {load.osl:,.0f} out are more than {positions}",
+                hint="a smaller --isl or --osl, or another model",
+            )
         return sampled(load, drawing.count or SAMPLED, rng, model.max_positions)
     requests = read_trace(load.trace.trace, folder).used(load.trace)
+    shortest = int((requests.input_tokens + requests.output_tokens).min())
+    if shortest > model.max_positions:
+        raise HetschedError(
+            f"{requests.name}: its shortest request has {shortest:,} tokens, more than {positions}",
+            hint="another trace, or another model",
+        )
     fitting = requests.within(model.max_positions)
     if len(fitting) < len(requests):
         warnings.warn(
-            f"{requests.name}: {len(requests) - len(fitting):,} of {len(requests):,} requests are longer than the "
-            f"{model.max_positions:,} positions of {model.name} and left out",
+            f"{requests.name}: {len(requests) - len(fitting):,} of {len(requests):,} requests are longer than "
+            f"{positions} and left out",
             HetschedWarning,
             stacklevel=2,
         )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hetsched.cli.options import memory_fraction_option, output_options
-from hetsched.cli.serving_load import ARRIVALS, LOAD_KEYS, load_options
+from hetsched.cli.serving_load import ARRIVALS, LOAD_KEYS, MOST_REQUESTS, load_options
 
 if TYPE_CHECKING:
     from hetsched.cluster import Cluster
@@ -33,7 +33,12 @@ ROUNDING = 1e-9  # relative: two times that differ by less are the same
 )
 @memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
 @load_options
-@click.option("--requests", type=click.IntRange(1), metavar="N", help="So many.  [default: all of a trace, else 1000]")
+@click.option(
+    "--requests",
+    type=click.IntRange(1, MOST_REQUESTS),
+    metavar="N",
+    help="So many.  [default: all of a trace, else 1000]",
+)
 @click.option(
     "--arrivals",
     type=click.Choice(ARRIVALS),

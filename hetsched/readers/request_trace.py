@@ -13,7 +13,8 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from hetsched.errors import HetschedError, HetschedWarning
 from hetsched.fields import describe
 from hetsched.files import MAX_TEXT_BYTES
+from hetsched.readers.json_text import unique
 from hetsched.requests import Requests
 from hetsched.units import SECONDS_PER_MS
 
@@ -119,7 +121,7 @@ def _json_rows(text: str, where: str) -> Iterator[Row]:
             continue
         place = f"{where} line {number}"
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=partial(unique, where=place))
         except (json.JSONDecodeError, RecursionError):
             raise HetschedError(f"{place}: not valid JSON", hint="JSON lines have one object on each line") from None
         except ValueError:  # a whole number of thousands of digits
@@ -154,7 +156,7 @@ def _dated(stamp: str, unit: float) -> float:
         pass
     try:
         when = datetime.fromisoformat(stamp)
-        return (when - datetime(1970, 1, 1, tzinfo=when.tzinfo)).total_seconds()
+        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return math.nan
 

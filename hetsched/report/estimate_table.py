@@ -31,8 +31,8 @@ def _single(gpu: Gpu, row: Row, usable: float) -> str:
     fits = "fits" if one.fits else "DOES NOT FIT"
     lines = [
         ("GPUs", f"{degree * depth} ({depth} stages of tensor parallel {degree})" if depth > 1 else f"{degree}"),
-        ("prefill", f"{seconds(one.prefill_s)} for {one.batch} prompts"),
-        ("time per token", f"{one.token_s * 1e3:.2f} ms, {one.batch} sequences"),
+        ("prefill", f"{seconds(one.prefill_s)} for a batch of {one.batch:,}"),
+        ("time per token", f"{one.token_s * 1e3:.2f} ms at a batch of {one.batch:,}"),
         ("output", f"{large(one.output_tokens_per_s)} tokens/s, prefill included"),
         ("steady state", f"{one.steady_requests_per_s:.3g} requests/s with {one.batch} in flight, if they fit"),
         ("memory", f"{gib(one.memory_bytes)} GiB of {gib(usable)} usable on the fullest GPU: {fits}"),

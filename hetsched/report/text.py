@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
+from hetsched.units import duration
+
 WIDTH = 80
 
-
-def seconds(value: float) -> str:
-    """`49.2 s`, `812 ms`, `3.1 ms`; hours from 10,000 s."""
-    if value >= 10_000:
-        return f"{value / 3600:.1f} h"
-    if value >= 1:
-        return f"{value:.2f} s" if value < 100 else f"{value:.0f} s"
-    return f"{value * 1e3:.0f} ms" if value >= 0.01 else f"{value * 1e3:.2g} ms"
+seconds = duration
 
 
 def large(value: float) -> str:

@@ -10,7 +10,7 @@ from hetsched.cost.serving.flow import serving_flow
 from hetsched.cost.serving.steady import Traffic
 from hetsched.plan import ServingPlan
 from hetsched.serving.judge import Judge, Verdict
-from hetsched.units import SECONDS_PER_MS
+from hetsched.units import SECONDS_PER_MS, duration
 
 KINDS = ("colocated", "disaggregated", "mixed")
 MISSING = {
@@ -95,10 +95,8 @@ def _limit(judge: Judge, verdict: Verdict, best: Verdict, memory_fraction: float
     """What holds a plan back that did not win."""
     problem, plan = judge.problem, verdict.draft.plan
     if not plan.disaggregated:
-        mine, other = _mean_ms(verdict.run.tpot_s), _mean_ms(best.run.tpot_s)
-        return (
-            f"prompts and decode steps take turns on its GPUs: a token takes {mine:.3g} ms, in the winner {other:.3g}"
-        )
+        mine, other = (duration(_mean_ms(v.run.tpot_s) * SECONDS_PER_MS) for v in (verdict, best))
+        return f"prompts and decode steps take turns on its GPUs: a token takes {mine}, in the winner {other}"
     flow = serving_flow(problem.cluster, plan, memory_fraction, Traffic.of_requests(problem.requests))
     load = {load.name: max(load.busy) for load in verdict.run.loads}
     busy = {
@@ -108,7 +106,7 @@ def _limit(judge: Judge, verdict: Verdict, best: Verdict, memory_fraction: float
     kv_s = max((edge.kv_s for edge in flow.edges if edge.flow_per_s > 0.0), default=0.0)
     return (
         f"its prefill replicas work {busy['prefill']:.0%} of the time, its decode replicas {busy['decode']:.0%}{full}; "
-        f"a request's KV is {kv_s / SECONDS_PER_MS:.3g} ms on its way at most"
+        f"a request's KV is {duration(kv_s)} on its way at most"
     )
 
 

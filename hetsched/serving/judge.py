@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 
 import numpy as np
 
@@ -10,15 +11,15 @@ from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingPipeline, ServingPlan
 from hetsched.requests import Requests
 from hetsched.serving_problem import ServingProblem
-from hetsched.simulate.serving.limits import highest_rate
+from hetsched.simulate.serving.limits import PRECISION, highest_rate, saturated_per_s
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings, simulate_serving
 from hetsched.solvers.serving.workshop import Draft, Replica
+from hetsched.workload import LEAST_RATE
 
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
-SINCE, UNTIL = 0.3, 0.8  # of the requests: between the two a plan is full, before it fills, after it runs dry
 MOST_AT_ONCE, MOST_TOGETHER = 16, 48  # times the usual number of requests; where no KV is handed on, which is quick
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 LARGEST = 1e12
@@ -29,7 +30,8 @@ SETTINGS = Settings()
 class Verdict:
     """A draft, the requests a second it was played at, what happened, and its value: larger is better.
 
-    keeps: whether every limit of the SLO held; usd_per_hour: of its nodes, None where a price is not known.
+    keeps: whether every limit of the SLO held, and the plan keeps up with the rate; usd_per_hour: of its nodes, None
+    where a price is not known.
     """
 
     draft: Draft
@@ -49,12 +51,35 @@ class Judge:
     count: int = LEAST_REQUESTS
     seed: int = 0
     _alone: dict[tuple[object, ...], float] = field(default_factory=dict)
+    _full: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def play(self, draft: Draft, rate_per_s: float | None) -> ServingRun:
         """A run at a rate; None: all requests at once."""
         times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
+
+    def most_per_s(self, draft: Draft) -> float:
+        """The requests a second that the plan does when all are there at once."""
+        key = (draft.plan.pipelines, draft.plan.routes)
+        if key not in self._full:
+            self._full[key] = saturated_per_s(self.play(draft, None))
+        return self._full[key]
+
+    def keeps_up(self, draft: Draft, rate_per_s: float) -> bool:
+        """Whether no queue grows without end; limits that bound all of a request's time see that by themselves."""
+        return self.problem.load.slo.bounds_requests or rate_per_s <= self.most_per_s(draft)
+
+    def highest(self, draft: Draft, guess_per_s: float, precision: float = PRECISION) -> float:
+        """The highest rate at which the SLO holds and the plan keeps up; 0 where that is nowhere near its score."""
+        slo = self.problem.load.slo
+        least = max(draft.score * LOWEST_SHARE, LEAST_RATE)
+        most = inf if slo.bounds_requests else self.most_per_s(draft)
+
+        def holds(rate_per_s: float) -> bool:
+            return least <= rate_per_s <= most and self.play(draft, rate_per_s).keeps(slo, self.reference)
+
+        return highest_rate(holds, min(guess_per_s, most), precision)
 
     @property
     def plays(self) -> int:
@@ -78,15 +103,9 @@ class Judge:
         pipeline = ServingPipeline("r0", replica.stages, replica.max_batch)
         plan = ServingPlan(problem.model, problem.load, (pipeline,), (Route(None, "r0", 1.0),), problem.options)
         draft, short = Draft(plan, (replica,), replica.rate_per_s), replace(self, count=FEW_REQUESTS)
-        slo = problem.load.slo
-        if not slo.limits:
-            return saturated_per_s(short.play(draft, None))
-
-        def holds(rate_per_s: float) -> bool:
-            enough = rate_per_s >= replica.rate_per_s * LOWEST_SHARE
-            return enough and short.play(draft, rate_per_s).keeps(slo, self.reference)
-
-        return highest_rate(holds, replica.rate_per_s, ALONE_PRECISION)
+        if not problem.load.slo.limits:
+            return short.most_per_s(draft)
+        return short.highest(draft, replica.rate_per_s, ALONE_PRECISION)
 
     def verdict(self, draft: Draft, to_beat: Verdict | None = None) -> Verdict | None:
         """The draft's verdict, None where it is seen early that it does not beat another."""
@@ -98,40 +117,28 @@ class Judge:
             run = self.play(draft, None)
             rate = saturated_per_s(run)
             return Verdict(draft, rate, run, (rate,), True, usd)
-        run = self.play(draft, problem.load.rate_per_s)
-        keeps = run.keeps(slo, self.reference) and self._keeps_up(run)
-        rate, attained = problem.load.rate_per_s or 0.0, run.attainment(slo, self.reference)
-        spare = -min(run.tightness(slo, self.reference), LARGEST) if slo.limits else -float(np.nanmean(run.e2e_s))
-        value: tuple[float, ...]
-        if problem.objective == "cost":
-            value = (1.0, -(usd or 0.0), attained, spare) if keeps else (0.0, 0.0, attained, spare)
-        else:
-            value = (attained, spare)
+        rate = problem.load.rate_per_s or 0.0
+        run, keeps_up = self.play(draft, rate), self.keeps_up(draft, rate)
+        keeps = keeps_up and run.keeps(slo, self.reference)
+        attained = float(keeps_up), run.attainment(slo, self.reference), self._spare(run)
+        value = attained if problem.objective != "cost" else (float(keeps), -(usd or 0.0) if keeps else 0.0, *attained)
         return Verdict(draft, rate, run, value, keeps, usd)
 
+    def _spare(self, run: ServingRun) -> float:
+        """By how much the limits are kept: larger is better."""
+        slo = self.problem.load.slo
+        return -min(run.tightness(slo, self.reference), LARGEST) if slo.limits else -float(np.nanmean(run.e2e_s))
+
     def _throughput(self, draft: Draft, usd: float | None, to_beat: Verdict | None) -> Verdict | None:
-        slo, guess = self.problem.load.slo, max(draft.score, 1e-6)
-
-        def holds(rate_per_s: float) -> bool:
-            if rate_per_s < guess * LOWEST_SHARE:
-                return False
-            return self.play(draft, rate_per_s).keeps(slo, self.reference)
-
-        if to_beat is not None and to_beat.keeps and not holds(to_beat.rate_per_s):
-            return None
-        rate = highest_rate(holds, max(guess, to_beat.rate_per_s if to_beat else 0.0))
-        if not rate:
-            run = self.play(draft, guess * LOWEST_SHARE)
-            return Verdict(draft, 0.0, run, (0.0, run.attainment(slo, self.reference)), False, usd)
-        run = self.play(draft, rate)
-        return Verdict(draft, rate, run, (rate, run.attainment(slo, self.reference)), True, usd)
-
-    def _keeps_up(self, run: ServingRun) -> bool:
-        """Without limits a rate is kept where the last requests wait no longer than a rest of those in flight would."""
-        if self.problem.load.slo.limits:
-            return True
-        arriving_s = float(run.requests.arrival_s[-1])
-        return not run.rejected.any() and run.span_s <= arriving_s + 3.0 * float(np.nanmedian(run.e2e_s))
+        slo, guess = self.problem.load.slo, max(draft.score, LEAST_RATE)
+        if to_beat is not None and to_beat.keeps:
+            guess = max(guess, to_beat.rate_per_s)
+            keeps = self.keeps_up(draft, to_beat.rate_per_s)
+            if not keeps or not self.play(draft, to_beat.rate_per_s).keeps(slo, self.reference):
+                return None
+        rate = self.highest(draft, guess)
+        run = self.play(draft, rate or max(draft.score * LOWEST_SHARE, LEAST_RATE))
+        return Verdict(draft, rate, run, (rate, run.attainment(slo, self.reference), self._spare(run)), rate > 0.0, usd)
 
     def _requests(self, draft: Draft, rate_per_s: float | None) -> Requests:
         requests = self.problem.requests
@@ -161,15 +168,6 @@ class Judge:
         cluster = self.problem.cluster
         nodes = {cluster.device(name).node for pipeline in draft.plan.pipelines for name in pipeline.devices}
         return cluster.usd_per_hour(sorted(nodes))
-
-
-def saturated_per_s(run: ServingRun) -> float:
-    """Requests a second while all replicas have enough to do: from when SINCE of them are done until UNTIL are."""
-    done = np.sort(run.finish_s[np.isfinite(run.finish_s)])
-    if done.size < 2:
-        return 1.0 / max(float(done[0]), 1e-9) if done.size else 0.0
-    first, last = int(SINCE * (done.size - 1)), max(1, int(UNTIL * (done.size - 1)))
-    return float((last - first) / max(done[last] - done[first], 1e-9))
 
 
 def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:

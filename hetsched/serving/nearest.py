@@ -1,6 +1,7 @@
 """Why no plan serves, and what comes nearest; and what limits one that does."""
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from hetsched.errors import InfeasibleError
 from hetsched.serving.judge import Judge, Verdict
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.workshop import Workshop
-from hetsched.units import BYTES_PER_GIB, SECONDS_PER_MS
+from hetsched.units import BYTES_PER_GIB, duration
 from hetsched.workload import Slo
 
 NAMES = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "a whole request", "scale": "the SLO scale"}
@@ -47,13 +48,15 @@ def slo_missed(problem: ServingProblem, nearest: Verdict, reference: ReplicaTime
     missed = []
     for name, limit in problem.load.slo.limits.items():
         reached = nearest.run.reached(name, limit.percentile, reference)
-        if not reached <= limit.value:
+        if reached == inf:
+            missed.append("requests are rejected, as they have no room in a KV cache")
+        elif not reached <= limit.value:
             missed.append(
                 f"{NAMES[name]} is {_shown(name, reached)} at p{limit.percentile:g}, not {_shown(name, limit.value)}"
             )
     at = f"at {nearest.rate_per_s:g} requests/s" if nearest.rate_per_s else "even when hardly anything is asked"
     usd = "" if problem.usd_per_hour is None else f", for at most ${problem.usd_per_hour:g} an hour"
-    what = "; ".join(missed) or "it does not keep up with the requests"
+    what = "; ".join(dict.fromkeys(missed)) or "it does not keep up with the requests"
     return InfeasibleError(
         f"no plan of {problem.model.name} on {problem.cluster.name} keeps the SLO {at}{usd}: in the nearest, {what}",
         hint="looser limits, a lower --rate, more or faster GPUs, or --objective attainment for the best there is",
@@ -70,7 +73,9 @@ def limited_by(judge: Judge, best: Verdict) -> str:
     )
     shares = {name: beyond.attainment(Slo(**{name: limit}), judge.reference) for name, limit in slo.limits.items()}
     words = ""
-    if shares:
+    if not judge.keeps_up(best.draft, beyond.requests.rate_per_s):
+        words = f"it does {judge.most_per_s(best.draft):.3g} requests/s at most; "
+    elif shares:
         worst = min(shares, key=lambda name: shares[name] - slo.limits[name].percentile / 100)
         rate = f" at {beyond.requests.rate_per_s:.3g} requests/s" if beyond is not best.run else ""
         words = f"{NAMES[worst]}: {shares[worst]:.1%} within its limit{rate}; "
@@ -86,4 +91,4 @@ def limited_by(judge: Judge, best: Verdict) -> str:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{value:.3g}" if name == "scale" else f"{value / SECONDS_PER_MS:.4g} ms"
+    return f"{value:.3g}" if name == "scale" else duration(value)

@@ -148,6 +148,9 @@ WRONG = {
     "no such trace": (("simulate", BOTH, "--trace", "none.csv"), 1, "trace none.csv does not exist"),
     "a trace and lengths": (("simulate", BOTH, "--trace", "azure-2023-code", "--isl", 9), 1, "--trace has lengths"),
     "a window of nothing": (("simulate", BOTH, "--seconds", 9), 1, "--seconds is for a trace, and there is none"),
+    "longer than the model's positions": (("simulate", BOTH, "--isl", 4000), 1, "are more than the 4,096 positions"),
+    "too many requests": (("simulate", BOTH, "--requests", 10**9), 2, "--requests"),
+    "a rate that is none": (("simulate", BOTH, "--rate", 1e-300), 1, "rate_per_s is 1e-300, expected 1e-06 to 1e+09"),
     "nothing left of a trace": (
         ("simulate", BOTH, "--trace", "azure-2023-code", "--max-input-tokens", 1),
         1,
@@ -170,6 +173,15 @@ def test_the_highest_rate_within_limits(cli: Cli) -> None:
     assert document(cli(*words, "--rate", rate, "--json"))["slo_attainment"] == found["slo_attainment"]
     assert document(cli(*words, "--rate", 1.1 * rate, "--json"))["slo_attainment"] < 0.99
     assert "keeps its limits at no rate" in cli(*words, "--find-rate", "--slo-e2e-ms", 1, code=3).stderr
+
+
+def test_a_trace_comes_at_its_own_rate(cli: Cli, tmp_path: Path) -> None:
+    """Not at that of the plan's workload; times with an offset are what they are everywhere."""
+    stamps = ("2023-11-16T18:00:00Z", "2023-11-16T20:00:10+02:00", "2023-11-16 18:00:20")
+    rows = "".join(f"{stamp},100,10\n" for stamp in stamps)
+    (tmp_path / "t.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    found = document(cli("simulate", BOTH, "--trace", tmp_path / "t.csv", "--json"))
+    assert found["offered_per_s"] == pytest.approx(0.1)
 
 
 def test_a_class_of_requests(cli: Cli) -> None:

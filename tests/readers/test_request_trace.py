@@ -82,6 +82,10 @@ BROKEN = {
     ),
     "a key missing": ('{"timestamp": 1, "input_length": 2}\n', "line 1: `output_length` is missing"),
     "JSON that is no object": ("[1, 2]\n", "line 1: a list of 2, expected an object"),
+    "a key twice": (
+        '{"timestamp": 1, "input_length": 2, "input_length": 5, "output_length": 3}\n',
+        "line 1: the key `input_length` stands twice",
+    ),
     "half a token": ('{"timestamp": 1, "input_length": 2.5, "output_length": 3}\n', "the number 2.5 is no number"),
 }
 

@@ -1,6 +1,7 @@
 """The judge's rates: overload does not pass because a run is short, and equal replicas get equal rates."""
 
 import numpy as np
+import pytest
 
 from hetsched.catalog import find_gpu
 from hetsched.cost.serving.placed import even_stages, one_machine
@@ -15,6 +16,28 @@ from hetsched.workload import Limit, ServingLoad, Slo
 
 MODEL = resolve_model("llama-3.1-8b", "test")
 GPU = find_gpu("L4-24GB", "test")
+
+
+@pytest.mark.parametrize("slo", [Slo(ttft=Limit(0.5)), Slo(tpot=Limit(0.2)), Slo()])
+@pytest.mark.parametrize("objective", ["throughput", "attainment", "cost"])
+def test_a_rate_is_kept_only_where_no_queue_grows(slo: Slo, objective: str) -> None:
+    """Limits on the first token alone, or on the others, say nothing of requests that pile up in between."""
+    if objective == "attainment" and not slo.limits:
+        return
+    cluster = one_machine(GPU, 2, None)
+    requests = sampled(ServingLoad(300, 40), 300, np.random.default_rng(0))
+    load = ServingLoad(300, 40, None if objective == "throughput" else 100.0, slo=slo)
+    problem = ServingProblem(cluster, MODEL, load, requests, objective=objective)
+    workshop = Workshop(problem, 0.92, None)
+    layers = even_stages(cluster, GPU, MODEL, 1, 1)[0].layers
+    draft = workshop.assembled([workshop.made([Stage(layers, (f"node/{k}",))]) for k in range(2)])
+    judge = Judge(problem, None)
+    verdict = judge.verdict(draft)
+    assert verdict is not None
+    if objective == "throughput":
+        assert 0.0 < verdict.rate_per_s <= judge.most_per_s(draft) < 100.0
+    else:
+        assert not verdict.keeps
 
 
 def test_a_loose_limit_lets_no_more_through_than_can_be_served() -> None:

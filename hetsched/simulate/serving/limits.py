@@ -1,9 +1,15 @@
-"""How far a plan goes: the highest rate at which its objectives hold."""
+"""How far a plan goes: the highest rate at which its objectives hold, and what it does when it is full."""
 
 from collections.abc import Callable
 
+import numpy as np
+
+from hetsched.simulate.serving.result import Floats, ServingRun
+
 PRECISION = 0.02  # of the rate, relative
 MOST_RUNS = 40
+SINCE = 0.3  # of the requests: then a plan has filled
+TINY = 1e-12  # seconds
 
 
 def highest_rate(holds: Callable[[float], bool], guess_per_s: float, precision: float = PRECISION) -> float:
@@ -32,3 +38,37 @@ def highest_rate(holds: Callable[[float], bool], guess_per_s: float, precision: 
         else:
             high = middle
     return low
+
+
+def saturated_per_s(run: ServingRun) -> float:
+    """Requests a second that a plan keeps up with, from a run in which all were there at once.
+
+    What each replica does while it is full, over its share of the requests, is what the plan would do if the others
+    were endless; the least of these is what it does. A replica that had all its requests in hand at once has shown no
+    limit.
+    """
+    served = np.isfinite(run.finish_s)
+    numbers, counts = np.unique(run.replica[served], return_counts=True)
+    rates = [
+        _full_per_s(run.first_s[mine], run.finish_s[mine]) * counts.sum() / count
+        for number, count in zip(numbers, counts, strict=True)
+        if count > run.loads[number].peak_batch
+        for mine in [served & (run.replica == number)]
+    ]
+    return min(rates, default=run.requests_per_s)
+
+
+def _full_per_s(first_s: Floats, finish_s: Floats) -> float:
+    """Of a replica's requests, from when SINCE of them are done until the last one starts.
+
+    One that is on its way counts as far as it has come: sequences of one length end in crowds.
+    """
+    until = float(np.max(finish_s, where=finish_s <= first_s.max(), initial=0.0) or finish_s.max())
+    since = float(np.quantile(finish_s, SINCE))
+    since = since if since < until else 0.0
+
+    def done(now: float) -> float:
+        """Requests, and parts of such."""
+        return float(np.clip((now - first_s) / np.maximum(finish_s - first_s, TINY), 0.0, 1.0).sum())
+
+    return (done(until) - done(since)) / (until - since)

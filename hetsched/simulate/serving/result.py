@@ -134,7 +134,9 @@ class ServingRun:
         return float(self.meets(slo, reference).mean())
 
     def keeps(self, slo: Slo, reference: ReplicaTimes | None = None) -> bool:
-        """Whether each limit holds for its percentile of the requests."""
+        """Whether each limit holds for its percentile of the requests; without limits, whether all were served."""
+        if not slo.limits:
+            return not self.rejected.any()
         return all(
             self.attainment(Slo(**{name: limit}), reference) * 100.0 >= limit.percentile - 1e-9
             for name, limit in slo.limits.items()

@@ -14,6 +14,7 @@ from math import inf
 
 import numpy as np
 
+from hetsched.algorithms.integer_programme import least
 from hetsched.solvers.serving.workshop import Group, Workshop
 
 COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)  # machines of a class in a design
@@ -21,6 +22,7 @@ MOST_CLASSES = 3  # of machines in a design
 LARGEST = 4  # times the memory that holds the model
 MOST_DESIGNS = 150  # of several machines
 ROUNDED = 1e-9
+SECONDS, GAP = 5.0, 1e-4  # of an integer programme: at most, and how near is enough
 
 Part = tuple[int, str, int]  # GPUs of one machine: its class, their kind and number
 
@@ -173,8 +175,6 @@ class Market:
         self, usd_per_hour: float, rate_per_s: float | None, at_least: Mapping[int, int], at_most: Mapping[int, int]
     ) -> Rental | None:
         """Variables: how many of each design, then of the machines of each class."""
-        from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
-
         keys = [key for key, group in self._designs.items() if self.workshop.rate_of(group) > 0.0]
         if not keys:
             return None
@@ -203,17 +203,11 @@ class Market:
             highs.append(-rate_per_s)
         low = np.array([0.0] * len(keys) + [float(at_least.get(number, 0)) for number in numbers])
         high = [inf] * len(keys) + [float(at_most.get(number, len(self._nodes[number]))) for number in numbers]
-        finite = [number for number, limit in enumerate(highs) if limit < inf]
-        found = milp(
-            worth,
-            integrality=np.ones(len(worth), dtype=np.intp),
-            bounds=Bounds(low, np.array(high)),
-            constraints=LinearConstraint(np.array(rows)[finite], ub=np.array(highs)[finite]),
-            options={"time_limit": 5.0, "mip_rel_gap": 1e-4},
-        )
-        if found.x is None:
+        finite = np.isfinite(highs)
+        found = least(worth, np.array(rows)[finite], np.array(highs)[finite], low, np.array(high), SECONDS, GAP)
+        if found is None:
             return None
-        times = {key: round(count) for key, count in zip(keys, found.x[: len(keys)], strict=True) if count > 0.5}
+        times = {key: int(count) for key, count in zip(keys, found[: len(keys)], strict=True) if count}
         return self._placed(times, usd_per_hour)
 
     def _placed(self, times: Mapping[tuple[Part, ...], int], usd_per_hour: float) -> Rental | None:

@@ -14,7 +14,7 @@ from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingOptions, ServingPipeline, ServingPlan, equal_routes
 from hetsched.requests import Requests, poisson
-from hetsched.simulate.serving.limits import highest_rate
+from hetsched.simulate.serving.limits import highest_rate, saturated_per_s
 from hetsched.simulate.serving.run import Settings, simulate_serving
 from hetsched.workload import Limit, ServingLoad, Slo
 from tests.simulate.serving.conftest import MODEL, random_requests, stages_on
@@ -220,6 +220,21 @@ def test_slo_limits(serving_cluster: Cluster, serving_plan: Make) -> None:
     assert np.array_equal(both, (run.ttft_s <= ttft_s) & (run.e2e_s <= np.median(run.e2e_s)))
     assert run.attainment(Slo(scale=Limit(1.0 - 1e-9)), times["r0"]) < 0.2
     assert run.attainment(Slo(scale=Limit(1e6)), times["r0"]) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3])
+def test_what_a_plan_keeps_up_with(serving_cluster: Cluster, serving_plan: Make, share: float) -> None:
+    """Of equal requests in equal crowds, and of mixed ones: so many come in the long run, at the replica that is full
+    first. Two replicas do not keep up with twice what one does where one of them gets more than half."""
+    one, times = serving_plan([(1, 4000, 8)])
+    two, both = serving_plan([(1, 4000, 8), (1, 4000, 8)])
+    two = replace(two, routes=(Route(None, "r0", share), Route(None, "r1", 1.0 - share)))
+    for requests in (same(4000, 0.0, 200, 30), random_requests(3, 4000, 0.0)):
+        long = simulate_serving(serving_cluster, one, requests, times=times)
+        rate = saturated_per_s(long)
+        assert rate == pytest.approx(long.requests_per_s, rel=0.01)
+        short = simulate_serving(serving_cluster, two, requests.first(150), times=both)
+        assert saturated_per_s(short) == pytest.approx(rate / (1.0 - share), rel=0.1)
 
 
 @pytest.mark.parametrize("true_rate", [0.037, 0.9, 1.0, 5.0, 800.0])
