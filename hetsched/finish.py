@@ -9,12 +9,15 @@ from hetsched import __version__
 from hetsched.bound import lower_bound_s
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, CostModel
+from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
 from hetsched.problem import Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
+from hetsched.simulate.training import simulate_iteration
 from hetsched.solvers.base import Solver
 
+MOST_PLAYED = 400_000  # passes: some seconds
 BASELINE_STEPS: dict[str, int | None] = {"megatron": None, "random": 16}  # None: the solver's own number
 
 
@@ -59,6 +62,17 @@ def bounded(problem: Problem, model: CostModel, result: Result) -> Result:
     return replace(result, lower_bound=lower_bound_s(problem, model))
 
 
+def simulated_s(cluster: Cluster, plan: Plan, cost_model: str) -> dict[str, Any]:
+    """For `predicted`: the iteration as simulated, beside the price of the cost model that it can be held against.
+
+    Nothing for formulas that leave out computing, say, and for plans of so many passes that it takes long.
+    """
+    passes = sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
+    if cost_model != Roofline().name or passes > MOST_PLAYED:
+        return {}
+    return {"simulated_iteration_s": simulate_iteration(cluster, plan).iteration_s}
+
+
 def prediction(cluster: Cluster, plan: Plan, cost: Cost, others: Mapping[str, CostModel]) -> dict[str, Any]:
     """The plan file's `predicted` object, with what the other cost models say where they have a price for the plan."""
     elsewhere = {}
@@ -89,7 +103,8 @@ def finished_plan(
     beside the solver, the seed and the counts (objective, memory fraction).
     """
     plan, cluster = result.best, problem.cluster
-    compared: dict[str, Any] = {"baselines": {name: baseline.iteration_s for name, baseline in baselines.items()}}
+    compared = simulated_s(cluster, plan, cost_model)
+    compared["baselines"] = {name: baseline.iteration_s for name, baseline in baselines.items()}
     if result.lower_bound is not None:
         compared["lower_bound_iteration_s"] = result.lower_bound.iteration_s
         compared["lower_bound_because"] = result.lower_bound.because

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "solvers": SOLVERS - {"search"},
     "infeasible": COST | {"catalog", "problem"},
     "search": SOLVERS | {"bound", "infeasible"},
-    "finish": SEARCH,
+    "finish": SEARCH | {"simulate"},
     "exporters": PLAN,
     "executor": PLAN,
     "report": COST | {"simulate"},

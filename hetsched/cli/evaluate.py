@@ -48,7 +48,7 @@ def evaluate(
     from hetsched.cli.inputs import cluster_of, pricing_of
     from hetsched.cli.output import heading, say, say_json
     from hetsched.cost import COST_MODELS
-    from hetsched.finish import prediction
+    from hetsched.finish import prediction, simulated_s
     from hetsched.plan import ServingPlan
     from hetsched.readers import read_any_plan
     from hetsched.report.training_table import training_table
@@ -63,7 +63,7 @@ def evaluate(
         return
     models = {other: make(share) for other, make in COST_MODELS.items()}
     cost = models.pop(name).price(cluster, plan)
-    predicted = prediction(cluster, plan, cost, models)
+    predicted = prediction(cluster, plan, cost, models) | simulated_s(cluster, plan, name)
     if cluster_path is None and (cost_model, memory_fraction) == (None, None):
         predicted |= stated_bound(plan.predicted, cost.iteration_s)
     if as_json:

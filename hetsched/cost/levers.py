@@ -71,7 +71,7 @@ def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
         yield (
             "free_gathers",
             "ZeRO 3's gathers of weights in no time",
-            play_parts(placement, placement.works(), hops, reductions),
+            play_parts(placement, placement.works, hops, reductions),
         )
     if any(work.tensor_parallel_s for line in works for work in line):
         quiet = _works(iteration, plan.options.recompute, talks=False)

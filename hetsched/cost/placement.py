@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.compute import StageWork, Worker, efficiency, stage_work
+from hetsched.cost.hops import both_cross, hop_between
 from hetsched.cost.memory import hidden_bytes
-from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of, transfer_s
-from hetsched.cost.schedule import Hop
+from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of
+from hetsched.cost.schedule import Hop, pace_of
 from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
 from hetsched.model import ModelSpec
 from hetsched.plan import Plan
@@ -24,7 +26,8 @@ Seat = tuple[int, int]  # (pipeline, stage)
 class Placement:
     """Teams and workers, [pipeline][stage]; the gradient groups; and the lanes of what goes on at the same time.
 
-    gradient_lanes: of each group's ring.
+    crossing_lanes: of activations and their gradients together, None to keep them apart. gradient_lanes: of each
+    group's ring.
     """
 
     cluster: Cluster
@@ -35,6 +38,7 @@ class Placement:
     rings: list[list[Seat]]  # of each group: its members in ring order
     forward_lanes: Lanes
     backward_lanes: Lanes
+    crossing_lanes: Lanes | None
     gradient_lanes: list[Lanes]
 
     @property
@@ -42,8 +46,9 @@ class Placement:
         """Whether hops go in parts (`transfer_s`): the bundled executor, which also overlaps, sends so."""
         return self.plan.options.overlap
 
+    @cached_property
     def works(self) -> list[list[StageWork]]:
-        """What each stage works on one micro-batch."""
+        """What each stage works on one micro-batch, without ZeRO 3's gathers."""
         plan = self.plan
         return [
             [
@@ -55,15 +60,16 @@ class Placement:
 
     def hops(self, pipeline: int) -> list[Hop]:
         """The links between a pipeline's stages, for one micro-batch's activations and their gradients."""
-        forward, backward = hop_bytes(self.plan)
-        teams = self.teams[pipeline]
-        return [
-            Hop(
-                *transfer_s(self.cluster, here, there, forward, self.forward_lanes, self.in_parts),
-                *transfer_s(self.cluster, there, here, backward, self.backward_lanes, self.in_parts),
-            )
-            for here, there in pairwise(teams)
+        sizes, none = hop_bytes(self.plan), Lanes()
+        pairs = list(pairwise(self.teams[pipeline]))
+        free = [
+            hop_between(self.cluster, here, there, sizes, none, none, None, 0.0, self.in_parts) for here, there in pairs
         ]
+        line = self.plan.pipelines[pipeline]
+        cross = both_cross(self.plan.options, line.micro_batches, len(line.stages))
+        lanes = self.forward_lanes, self.backward_lanes, self.crossing_lanes if cross else None
+        pace_s = pace_of(self.works[pipeline], free)
+        return [hop_between(self.cluster, here, there, sizes, *lanes, pace_s, self.in_parts) for here, there in pairs]
 
     def members(self, ring: list[Seat]) -> list[Team]:
         """The teams of a ring."""
@@ -84,6 +90,7 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
     numbered = [[first[p] + s for p, s in ring] for ring in rings]
     in_parts, zero = plan.options.overlap, plan.options.zero
     boundaries = [pair for line in teams for pair in pairwise(line)]
+    back = [(there, here) for here, there in boundaries]
     return Placement(
         cluster,
         plan,
@@ -92,7 +99,8 @@ def place(cluster: Cluster, plan: Plan) -> Placement:
         groups,
         rings,
         Lanes.of(boundaries, in_parts),
-        Lanes.of(((there, here) for here, there in boundaries), in_parts),
+        Lanes.of(back, in_parts),
+        Lanes.of([*boundaries, *back], in_parts),
         gradient_lanes(
             numbered, [team.node for team in flat], [team.size for team in flat], zero, plan.model.tied_parameters > 0
         ),

@@ -15,11 +15,12 @@ from hetsched.cluster import Cluster
 from hetsched.cost.chain_rings import ChainRings, Rings
 from hetsched.cost.chains import Chain, Group, Standing, apportion
 from hetsched.cost.compute import StageWork
+from hetsched.cost.hops import both_cross
 from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.cost.placement import GATHERED_WEIGHTS
-from hetsched.cost.roofline_stages import MOST_REMEMBERED, RooflineStages
+from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, HopKey, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
-from hetsched.cost.schedule import Hop, play
+from hetsched.cost.schedule import Hop, pace_of, play
 from hetsched.model import ModelSpec
 from hetsched.plan import Options
 from hetsched.workload import TrainingJob
@@ -106,12 +107,12 @@ class RooflineChains(RooflineStages):
         groups = [self.number(group) for group, _ in chain]
         nodes, degrees = [self.teams[g].node for g in groups], [self.teams[g].size for g in groups]
         pattern = tuple([(self.kinds[g], count) for g, (_, count) in zip(groups, chain, strict=True)])
-        free = [self.hops[self.hop_number(a, b, 0, 0, 0)] for a, b in pairwise(groups)]
+        free = [self.hops[self.hop_number((a, b, 0, 0, 0, *UNCROSSED))] for a, b in pairwise(groups)]
         times = [work.forward_s + work.backward_s for work in works]
         return _Facts(
             works,
             self._patterns.setdefault(pattern, len(self._patterns)),
-            max(times + [max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in free]),
+            pace_of(works, free),
             sum(times) + sum(map(_both_ways_s, free)),
             _least(works, free),
             groups,
@@ -182,11 +183,18 @@ class RooflineChains(RooflineStages):
                     pairs[i, j] = pairs.get((i, j), 0) + flows
         keys: list[_Played] = []
         known, number = self.hop_numbers, self.hop_number
+        through = {node: out.get(node, 0) + into.get(node, 0) for node in (*out, *into)}
         for line, work, share in zip(facts, works, shares, strict=True):
-            hops = []
+            hops, cross = [], both_cross(self.options, share, len(work))
             for a, b, i, j, _ in line.hops:
-                hop = (a, b, 0, 0, 0) if i == j else (a, b, pairs[i, j], out[i], into[j])
-                hops.append(known[hop] if hop in known else number(*hop))
+                if i == j:
+                    hop: HopKey = (a, b, 0, 0, 0, *UNCROSSED)
+                elif cross:
+                    both = pairs[i, j] + pairs.get((j, i), 0)
+                    hop = (a, b, pairs[i, j], out[i], into[j], both, through[i], through[j], line.pace_s)
+                else:
+                    hop = (a, b, pairs[i, j], out[i], into[j], *UNCROSSED)
+                hops.append(known[hop] if hop in known else number(hop))
             keys.append((line.pattern if work is line.works else tuple(work), share, tuple(hops)))
         return keys
 

@@ -10,8 +10,9 @@ from itertools import pairwise
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, pipelined_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
+from hetsched.cost.hops import hop_between
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
-from hetsched.cost.network import Lanes, Team, step_link, transfer_s
+from hetsched.cost.network import Lanes, Team, step_link
 from hetsched.cost.placement import worker_of
 from hetsched.cost.schedule import Hop
 from hetsched.cost.traffic import compressed_bytes
@@ -20,6 +21,11 @@ from hetsched.plan import Layers, Options, Stage
 from hetsched.workload import TrainingJob
 
 MOST_REMEMBERED = 200_000
+
+# Two groups; the flows of one kind between their nodes, out of one and into the other; the same of both kinds, where
+# they cross; and the pipeline's pace in s.
+HopKey = tuple[int, int, int, int, int, int, int, int, float]
+UNCROSSED = (0, 0, 0, 0.0)
 
 
 class RooflineStages:
@@ -46,8 +52,10 @@ class RooflineStages:
         self.kinds: list[int] = []
         self.hops: list[Hop] = []
         size, bits = hidden_bytes(model, job), options.compression
-        self._forward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_bits, model.hidden_size)
-        self._backward_bytes = compressed_bytes(size, job.dtype_bytes, bits.activation_grad_bits, model.hidden_size)
+        self._hop_bytes = (
+            compressed_bytes(size, job.dtype_bytes, bits.activation_bits, model.hidden_size),
+            compressed_bytes(size, job.dtype_bytes, bits.activation_grad_bits, model.hidden_size),
+        )
         self._numbers: dict[Group, int] = {}
         self._groups: list[Group] = []
         self._workers: list[Worker] = []
@@ -56,7 +64,7 @@ class RooflineStages:
         self._most: dict[tuple[int, int, bool, bool, int], int] = {}
         self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
         self._counts: dict[tuple[tuple[int, ...], int, float], list[int] | None] = {}
-        self.hop_numbers: dict[tuple[int, int, int, int, int], int] = {}
+        self.hop_numbers: dict[HopKey, int] = {}
         self._hops_met: dict[Hop, int] = {}
         self._step_links: dict[tuple[int, int, int, int, int, int], tuple[float, float]] = {}
 
@@ -131,20 +139,24 @@ class RooflineStages:
 
     def hop(self, here: Group, there: Group, pair: int, out: int, into: int) -> Hop:
         """Between two groups, where so many flows share the way from node to node, out of one, and into the other."""
-        return self.hops[self.hop_number(self.number(here), self.number(there), pair, out, into)]
+        return self.hops[self.hop_number((self.number(here), self.number(there), pair, out, into, *UNCROSSED))]
 
-    def hop_number(self, here: int, there: int, pair: int, out: int, into: int) -> int:
-        """Its place in `hops`; the groups by number."""
-        key = here, there, pair, out, into
+    def hop_number(self, key: HopKey) -> int:
+        """Its place in `hops`."""
         number = self.hop_numbers.get(key)
         if number is None:
+            here, there, pair, out, into, both, through, past, pace_s = key
             source, target = self._pair(here, there)
             i, j = source.node, target.node
-            forward = Lanes({i: out}, {j: into}, {(i, j): pair})
-            backward = Lanes({j: into}, {i: out}, {(j, i): pair})
-            hop = Hop(
-                *transfer_s(self.cluster, source, target, self._forward_bytes, forward),
-                *transfer_s(self.cluster, target, source, self._backward_bytes, backward),
+            hop = hop_between(
+                self.cluster,
+                source,
+                target,
+                self._hop_bytes,
+                Lanes({i: out}, {j: into}, {(i, j): pair}),
+                Lanes({j: into}, {i: out}, {(j, i): pair}),
+                Lanes({i: through, j: past}, {i: through, j: past}, {(i, j): both, (j, i): both}) if both else None,
+                pace_s,
             )
             number = self.hop_numbers[key] = self._hops_met.setdefault(hop, len(self.hops))
             if number == len(self.hops):

@@ -17,7 +17,10 @@ from hetsched.cost.compute import StageWork
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """A link between two stages: for one message each way, how long it is busy, and how long after that it arrives."""
+    """A link between two stages: for one message each way, how long it is kept, and how long after that it arrives.
+
+    A latency below 0 is that of a message which is there before another can follow it.
+    """
 
     forward_occupied_s: float = 0.0
     forward_latency_s: float = 0.0
@@ -26,6 +29,14 @@ class Hop:
 
 
 NO_HOP = Hop()
+
+
+def pace_of(work: Sequence[StageWork], hops: Sequence[Hop]) -> float:
+    """Seconds from a micro-batch to the next where nothing but the slowest stage or link holds them up."""
+    busy_s = [max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops]
+    return max([w.forward_s + w.backward_s for w in work] + busy_s)
+
+
 # Of the stages in turn: seconds of a pass; how long its message occupies the link after it, and takes to arrive after
 # that; and how long the stage itself is held up by it.
 _Passes = list[tuple[float, float, float, float]]
@@ -35,7 +46,7 @@ SAME_S = 1e-12  # relative: states that differ by less repeat
 def play(
     schedule: str, work: Sequence[StageWork], hops: Sequence[Hop], micro_batches: int, overlap: bool = True
 ) -> list[float]:
-    """When each stage ends its last backward, in seconds.
+    """When each stage has ended its last backward and its message has left, in seconds.
 
     work: one a stage; hops: one fewer, hops[s] between stages s and s + 1.
     """
@@ -77,8 +88,8 @@ def _gpipe(forwards: _Passes, backwards: _Passes, micro_batches: int) -> list[fl
         begun, way, slowest, ends = ends[-1], 0.0, 0.0, []
         for seconds, occupied, latency, held in line:
             slowest = max(slowest, seconds + held)
-            ends.append(begun + way + (micro_batches - 1) * slowest + seconds + held)
             slowest = max(slowest, occupied)
+            ends.append(begun + way + seconds + held + occupied + (micro_batches - 1) * slowest)
             way += seconds + occupied + latency
     return ends[::-1]
 
@@ -124,7 +135,7 @@ class _Rounds:
                     break
             else:
                 earlier.append(state)
-        return self.clock
+        return list(map(max, self.clock, self.backward_link))
 
     def _forward(self) -> None:
         clock, links, arrival = self.clock, self.forward_link, 0.0

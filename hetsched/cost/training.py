@@ -86,13 +86,18 @@ class Roofline:
 
 def play_iteration(cluster: Cluster, plan: Plan) -> Iteration:
     """One iteration of the plan, played; HetschedError where a device is not in the cluster."""
-    placement = place(cluster, plan)
+    return play_placed(place(cluster, plan))
+
+
+def play_placed(placement: Placement) -> Iteration:
+    """One iteration of a plan in its place, played."""
+    cluster, plan = placement.cluster, placement.plan
     reductions = [
         all_reduce_s(cluster, placement.members(ring), gradient_bytes(plan, group), lanes)
         for group, ring, lanes in zip(placement.groups, placement.rings, placement.gradient_lanes, strict=True)
     ]
     hops = [placement.hops(p) for p in range(len(plan.pipelines))]
-    return play_parts(placement, with_gathers(placement, placement.works()), hops, reductions)
+    return play_parts(placement, with_gathers(placement, placement.works), hops, reductions)
 
 
 def play_parts(

@@ -121,8 +121,8 @@ def train(
         schedule_s = clock.lap()
         if step < last:
             worker.expect_early(step + 1)
+        worker.finish_sends()  # first: others wait for what the gradients would slow down
         grad_bytes = reduce()
-        worker.finish_sends()
         all_reduce_s = clock.lap()
         if gradients_to is not None and step in (done, last):
             save_gradients(buckets, gradients_to / f"rank-{rank}-step-{step}.pt")

@@ -44,8 +44,8 @@ def _why(simulation: Simulation, model_s: float, apart_s: float | None) -> str:
     text = "exact: false (networks of nodes carry several transfers at once; the model gives each a fixed share)"
     if apart_s is not None:
         text += (
-            f"; activations, their gradients and weights' gradients meet in one network, which the model keeps apart: "
-            f"kept apart here too, the simulation takes {seconds(apart_s)}"
+            f"; activations, their gradients and weights' gradients meet in one network: kept apart, the simulation "
+            f"takes {seconds(apart_s)}"
         )
     return text
 

@@ -11,6 +11,7 @@ from hetsched.report.text import bar, bullet, columns, gib, large, seconds
 
 SHOWN_VIOLATIONS = 4
 SHOWN_NOTES = 6
+SAME = 0.005  # relative: what a person need not be told of
 CAUSES = {
     "compute": "computing",
     "tensor_parallel": "tensor parallel",
@@ -64,7 +65,7 @@ def _headline(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]) -> 
     lines.append(f"  {_options(plan)}")
     name = plan.provenance.get("cost_model")
     if name:
-        lines.append(f"  predicted by {cost_model_name(str(name))}")
+        lines.append(f"  predicted by {cost_model_name(str(name))}{_simulated(predicted)}")
     lines += _bound(plan)
     for violation in predicted.get("violations", ())[:SHOWN_VIOLATIONS]:
         lines.append(emphasise(bullet(violation["message"], "  DOES NOT FIT: ")))
@@ -72,6 +73,14 @@ def _headline(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]) -> 
     if hidden > 0:
         lines.append(emphasise(f"  DOES NOT FIT: {hidden} more GPUs"))
     return "\n".join(lines)
+
+
+def _simulated(predicted: Mapping[str, Any]) -> str:
+    """What the simulation says, where it says something else."""
+    simulated_s, total = predicted.get("simulated_iteration_s"), predicted["iteration_s"]
+    if not simulated_s or abs(simulated_s / total - 1.0) < SAME:
+        return ""
+    return f"; played event by event {seconds(simulated_s)} ({simulated_s / total - 1:+.1%})"
 
 
 def _bound(plan: Plan) -> list[str]:

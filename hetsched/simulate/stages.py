@@ -90,7 +90,7 @@ class Run:
                 groups_of.setdefault(seat, []).append(number)
         self.stages = [
             [StageRun(self, (p, s), work, groups_of.get((p, s), [])) for s, work in enumerate(line)]
-            for p, line in enumerate(placement.works())
+            for p, line in enumerate(placement.works)
         ]
         for p, line in enumerate(self.stages):
             micro_batches, depth = plan.pipelines[p].micro_batches, len(line)
@@ -140,16 +140,16 @@ class Outlet:
         self.source, self.target, self.wire, self.forward = source, target, wire, forward
         self._run = source.run
         self._handed_over = self._sent = 0
-        self._since, self._busy = 0.0, False
+        self._since, self.busy = 0.0, False
 
     def queue(self) -> None:
         """Hand over the next message; it leaves when those before it have."""
         self._handed_over += 1
-        if not self._busy:
+        if not self.busy:
             self._send()
 
     def _send(self) -> None:
-        self._busy = True
+        self.busy = True
         self._since = self._run.clock.now
         self.wire.network.send(self.wire.channel, self._left)
 
@@ -157,10 +157,12 @@ class Outlet:
         run = self._run
         run.note("send", self.source.seat, self._sent, self._since, self.target.seat[1])
         self._sent += 1
-        self._busy = False
+        self.busy = False
         run.clock.at(run.clock.now + self.wire.latency_s, self._arrive)
         if self._sent < self._handed_over:
             self._send()
+        else:
+            self.source.messages_left()
 
     def _arrive(self, _: None) -> None:
         self.target.receive(self.forward)
@@ -182,7 +184,7 @@ class StageRun:
         self._groups = iter(groups)
         self._gathers = run.wiring.gathers.get(seat, [])
         self._came = {True: 0, False: 0}
-        self._waits = False
+        self._waits = self._passed = False
         self._forward, self._number, self._gathered = True, 0, 0
         self._since = 0.0  # when what it does now began
 
@@ -190,11 +192,17 @@ class StageRun:
         """Start the next pass, or wait for what it needs, or reduce gradients when there is none."""
         following = next(self.order, None)
         if following is None:
-            self.times.backward_end_s = self.run.clock.now
-            self.reduce_next()
+            self._passed = True
+            self.messages_left()
             return
         self._forward, self._number = following
         self._start()
+
+    def messages_left(self) -> None:
+        """Reduce gradients, once all passes are done and their messages have left."""
+        if self._passed and not (self.behind is not None and self.behind.busy):
+            self.times.backward_end_s = self.run.clock.now
+            self.reduce_next()
 
     def receive(self, forward: bool) -> None:
         """A message has come, or with blocking sends: its sender has begun to send."""

@@ -2,17 +2,18 @@
 
 Each stage does its passes in the order of its schedule, one at a time. With overlap a message queues for the link to
 the neighbour, which carries one at a time each way, and stages go on meanwhile; without, a stage does nothing else
-while it sends or receives. With ZeRO 3 each pass first gathers the stage's weights. After its last backward a stage
-reduces the gradients of its blocks, group by group in the executor's order, and each group waits for all its members;
-then it takes its optimiser step. A ring is one transfer of the ring's length, and slows down with its slowest link.
+while it sends or receives. With ZeRO 3 each pass first gathers the stage's weights. After its last backward, when its
+messages have left, a stage reduces the gradients of its blocks, group by group in the executor's order, and each group
+waits for all its members; then it takes its optimiser step. A ring is one transfer of the ring's length, and slows down
+with its slowest link.
 
 What the cost model works out for a fixed share of each network, all that could be sent at once taken together, happens
 here at the share that is free at the time. The model claims to be exact where no network of a node ever carries more
 than one transfer at once: there both agree to rounding (`Simulation.exact`). Where several of one kind share (the
-activations of several pipelines, say) the model's share is the least there can be, and the simulated iteration is not
-longer. But the model keeps four kinds of traffic apart: activations, their gradients, gradients of weights (with ZeRO
-3's weights), and those of a tied embedding, which come last. Where two kinds meet in one network the simulated
-iteration may be longer; `kinds_apart` keeps them apart here too.
+activations of several pipelines, say) the model's share is the least there can be. Activations and their gradients it
+has meet on average (`cost.hops`); gradients of weights (with ZeRO 3's weights), and those of a tied embedding, which
+come last, it has meet nothing else. So the simulated iteration may be shorter or longer; with `kinds_apart`, these four
+kinds on networks of their own, it is never longer than the model's of the same.
 """
 
 from collections.abc import Callable
@@ -68,7 +69,7 @@ def simulate_iteration(
     total = sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
     run.clock.run(None if watch is None else lambda: watch(run.passes, total))
     times = [[stage.times for stage in line] for line in run.stages]
-    exact = _each_alone(placement) and not run.wiring.shared
+    exact = _each_alone(placement, kinds_apart) and not run.wiring.shared
     return Simulation(placement, times, run.reductions, exact, run.clock.events, run.events or [])
 
 
@@ -104,8 +105,15 @@ def simulated_cost(
     return replace(cost, details={**cost.details, "simulation": found})
 
 
-def _each_alone(placement: Placement) -> bool:
-    """Whether the cost model shares no network: each of its flows has links, uplinks and downlinks to itself."""
+def _each_alone(placement: Placement, kinds_apart: bool) -> bool:
+    """Whether the cost model shares no network: each of its flows has links, uplinks and downlinks to itself.
+
+    Where kinds meet here too, its activations and their gradients must not slow each other down.
+    """
+    if not kinds_apart:
+        apart = replace(placement, crossing_lanes=None)
+        if any(placement.hops(p) != apart.hops(p) for p in range(len(placement.teams))):
+            return False
     teams = placement.teams
     pairs = [(a, b) for line in teams for a, b in pairwise(line)]
     rings = [placement.members(ring) for ring in placement.rings]

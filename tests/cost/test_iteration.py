@@ -163,11 +163,10 @@ def plain_iteration(cluster: Cluster, plan: Plan) -> float:
             time += works[s].backward_s + gather.get((p, s), 0.0)
             free[p, s] = time
             if s:
-                time += sum(
-                    back.seconds(
-                        line[s], line[s - 1], on_the_wire(values, bits.activation_grad_bits, model.hidden_size)
-                    )
-                )
+                size = on_the_wire(values, bits.activation_grad_bits, model.hidden_size)
+                on_the_link, latency = back.seconds(line[s], line[s - 1], size)
+                free[p, s] += on_the_link
+                time += on_the_link + latency
     for ring, seconds, _ in rings:
         end = max(free[place] for place in ring) + seconds
         free.update(dict.fromkeys(ring, end))

@@ -28,7 +28,7 @@ def stage_order(schedule: str, depth: int, s: int, micro_batches: int) -> list[O
 
 
 def longest_path(schedule: str, work: list[StageWork], hops: list[Hop], micro_batches: int) -> list[float]:
-    """When each stage ends its last backward.
+    """When each stage has ended its last backward, and its message has left.
 
     An operation starts when all it waits for has ended: the one before on the same stage or link, and what it works on.
     A message ends when it leaves the link, `latency` before it arrives.
@@ -60,7 +60,7 @@ def longest_path(schedule: str, work: list[StageWork], hops: list[Hop], micro_ba
     end: dict[Op, float] = {}
     for op in TopologicalSorter(waits).static_order():
         end[op] = seconds[op] + max((end[before] + after for before, after in waits[op].items()), default=0.0)
-    return [max(end["backward", s, m] for m in range(micro_batches)) for s in stages]
+    return [max(end["return" if s else "backward", s - 1 if s else 0, m] for m in range(micro_batches)) for s in stages]
 
 
 def draw_pipeline(data: Any, seconds: st.SearchStrategy[float], depth: int) -> tuple[list[StageWork], list[Hop]]:

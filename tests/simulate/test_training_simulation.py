@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
-from hetsched.cost.training import Iteration, play_iteration
+from hetsched.cost.placement import place
+from hetsched.cost.training import Iteration, play_iteration, play_placed
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.simulate.stages import StageTimes
@@ -49,6 +50,11 @@ def instance(make_cluster: MakeCluster, make_plan: MakePlan, seed: int, overlap:
     return cluster, replace(plan, options=replace(plan.options, overlap=overlap))
 
 
+def kinds_apart(cluster: Cluster, plan: Plan) -> Iteration:
+    """The model's iteration were activations and their gradients never to meet."""
+    return play_placed(replace(place(cluster, plan), crossing_lanes=None))
+
+
 def same_times(simulation: Simulation, model: Iteration) -> bool:
     """Whether every stage ends its passes, its all-reduces and its step when the model says."""
 
@@ -71,10 +77,11 @@ def test_equal_where_exact_and_never_above_the_models_share(
     random_cluster: MakeCluster, random_plan: MakePlan, seed: int, overlap: bool
 ) -> None:
     cluster, plan = instance(random_cluster, random_plan, seed, overlap)
-    model = play_iteration(cluster, plan)
+    models = kinds_apart(cluster, plan), play_iteration(cluster, plan)
     apart = simulate_iteration(cluster, plan, kinds_apart=True)
-    assert apart.iteration_s <= model.seconds * (1 + ROUNDING)
-    for simulation in (apart, simulate_iteration(cluster, plan)):
+    assert apart.iteration_s <= models[0].seconds * (1 + ROUNDING)
+    assert models[0].seconds <= models[1].seconds * (1 + ROUNDING)
+    for simulation, model in zip((apart, simulate_iteration(cluster, plan)), models, strict=True):
         if simulation.exact:
             assert same_times(simulation, model)
 
@@ -88,7 +95,7 @@ def test_pipelines_of_nodes_of_their_own(
     cluster = random_cluster(seed, (1,) * 7)
     plan = random_plan(seed, cluster)
     plan = replace(plan, options=replace(plan.options, overlap=overlap))
-    simulation, model = simulate_iteration(cluster, plan, kinds_apart=True), play_iteration(cluster, plan)
+    simulation, model = simulate_iteration(cluster, plan, kinds_apart=True), kinds_apart(cluster, plan)
     if plan.options.zero < 3 and max(flows_in_common(simulation), default=1) == 1:
         assert simulation.exact
     if simulation.exact:
@@ -146,7 +153,7 @@ def test_a_message_that_meets_another_for_a_while() -> None:
     """One micro-batch each; the second pipeline's first stage works longer, so its message leaves later."""
     cluster, plan = two_by_two([1, 1], [6, 12])
     simulation = simulate_iteration(cluster, plan, record=True)
-    works, message_s = simulation.placement.works(), 2048 * 2048 * 2 / 1e8
+    works, message_s = simulation.placement.works, 2048 * 2048 * 2 / 1e8
     starts = [works[0][0].forward_s, works[1][0].forward_s]
     assert starts[0] < starts[1] < starts[0] + message_s
     alone = starts[1] - starts[0]
@@ -187,3 +194,36 @@ def test_events_add_up_and_a_stage_does_one_thing_at_a_time(
             assert busy <= simulation.iteration_s * (1 + ROUNDING)
             assert min(times.compute_s, times.reduce_s, times.gather_s, times.transfer_s) >= 0
             assert overlap == (times.transfer_s == 0) or len(line) == 1
+
+
+# ---- activations and their gradients that meet
+
+
+def in_line(seed: int) -> tuple[Cluster, Plan]:
+    """A pipeline of 3 to 8 nodes of one V100, all links alike, and messages that keep a link for 30 to 80 % of the
+    time that a stage works on a micro-batch."""
+    rng = np.random.default_rng(seed)
+    depth, model = int(rng.integers(3, 9)), untied()
+    cuts = np.linspace(0, model.num_layers, depth + 1).astype(int).tolist()
+    stages = tuple(Stage((a, b), (f"n{s}/0",)) for s, (a, b) in enumerate(pairwise(cuts)))
+    job = TrainingJob(int(rng.integers(4, 20)) * depth, 2048, 1, "fp16")
+    plan = Plan(model, job, (Pipeline("p0", stages, job.global_batch),), Options())
+    gpu = find_gpu("V100-SXM2-16GB", "test")
+    nodes = tuple(Node(f"n{s}", "r", (gpu,)) for s in range(depth))
+    free = Cluster("line", nodes, Network(np.full((depth, depth), 1e12), np.zeros((depth, depth))))
+    work_s = max(work.forward_s + work.backward_s for work in place(free, plan).works[0])
+    bandwidth = 2048 * model.hidden_size * 2 / (work_s * rng.uniform(0.3, 0.8))
+    return replace(free, network=Network(np.full((depth, depth), bandwidth), np.zeros((depth, depth)))), plan
+
+
+def test_messages_that_cross_meet_on_average() -> None:
+    """40 pipelines over slow links: the model is 8 % off on average (20 % at most), 17 % were it to keep both apart."""
+    met, apart = [], []
+    for seed in range(40):
+        cluster, plan = in_line(seed)
+        simulated_s = simulate_iteration(cluster, plan).iteration_s
+        met.append(abs(play_iteration(cluster, plan).seconds / simulated_s - 1))
+        apart.append(abs(kinds_apart(cluster, plan).seconds / simulated_s - 1))
+    assert np.mean(met) <= 0.08
+    assert np.max(met) <= 0.21
+    assert np.mean(apart) >= 2 * np.mean(met)
