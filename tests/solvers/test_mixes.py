@@ -147,7 +147,7 @@ def _claimed(arena: Arena, chain: Chain) -> bool:
 
 
 # Mean and greatest. Measured: 2.4 and 31 %, 0.1 and 3 %, 0 and 0. What is left are links that a pipeline shares with
-# itself, activations and gradients that cross above all, the optimiser step, and 1F1B of as few micro-batches as stages.
+# itself, activations and gradients that cross above all, the optimiser step, and 1F1B of few micro-batches.
 GAPS = {("roofline", "1f1b"): (0.03, 0.35), ("roofline", "gpipe"): (0.005, 0.06), ("flashflex", "gpipe"): (1e-3, 0.01)}
 
 
