@@ -1,6 +1,8 @@
 """Plan files: JSON, written by hetsched or by hand."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hetsched.readers.json_text import load_json
 from hetsched.readers.model_config import resolve_model
 
 MAX_PLAN_BYTES = 64 * 2**20
+ANY_PLAN = "plan: "  # how its own checks begin
 
 
 def read_plan(path: Path) -> Plan:
@@ -19,12 +22,14 @@ def read_plan(path: Path) -> Plan:
 
     Raises HetschedError that names the file and the place, also where it is a serving plan.
     """
-    return Plan.from_json(_document(path), path.name)
+    with _naming(path):
+        return Plan.from_json(_document(path), path.name)
 
 
 def read_serving_plan(path: Path) -> ServingPlan:
     """The serving plan in a file, likewise."""
-    return ServingPlan.from_json(_document(path), path.name)
+    with _naming(path):
+        return ServingPlan.from_json(_document(path), path.name)
 
 
 def read_any_plan(path: Path) -> AnyPlan:
@@ -33,7 +38,19 @@ def read_any_plan(path: Path) -> AnyPlan:
     source = Fields(data, path.name)
     check_format(source)
     kind = source.choice("kind", ("train", "serve"))
-    return (ServingPlan if kind == "serve" else Plan).from_json(data, path.name)
+    with _naming(path):
+        return (ServingPlan if kind == "serve" else Plan).from_json(data, path.name)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Has errors about the plan as a whole name the file it came from."""
+    try:
+        yield
+    except HetschedError as error:
+        if error.message.startswith(ANY_PLAN):
+            raise HetschedError(f"{path.name}: {error.message.removeprefix(ANY_PLAN)}", error.hint) from None
+        raise
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -57,3 +57,11 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     path.write_text(json.dumps(BY_HAND))
     with pytest.raises(HetschedError, match=r"nowhere.plan\.json can't be written"):
         write_plan(read_plan(path), tmp_path / "nowhere" / "plan.json")
+
+
+def test_checks_of_the_whole_plan_name_its_file(tmp_path: Path) -> None:
+    data = json.loads(json.dumps(BY_HAND))
+    data["pipelines"][0]["stages"][1]["devices"] = ["a/0"]
+    (tmp_path / "mine.json").write_text(json.dumps(data))
+    with pytest.raises(HetschedError, match=r"^mine\.json: device a/0 is in pipeline p0 stage 0 and"):
+        read_plan(tmp_path / "mine.json")
