@@ -2,6 +2,9 @@
 
 import errno
 import os
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +14,7 @@ import click
 
 from hetsched.errors import HetschedError, HetschedWarning
 
-INTERRUPTED = 130  # as shells say of a program that Ctrl-C ended
+INTERRUPTED, TERMINATED = 130, 143  # as shells say of a program that Ctrl-C, or SIGTERM, ended
 
 
 class ErrorsAsMessages(click.Group):
@@ -21,7 +24,7 @@ class ErrorsAsMessages(click.Group):
         """Run the command; exits 1 for wrong input, 3 where no plan is feasible, 130 on Ctrl-C."""
         if os.environ.get("NO_COLOR"):
             ctx.color = False
-        with warnings_on_stderr():
+        with warnings_on_stderr(), ending_when_told():
             try:
                 return super().invoke(ctx)
             except HetschedError as error:
@@ -48,6 +51,19 @@ def show(label: str, message: str, hint: str = "") -> None:
     click.echo(f"{click.style(f'{label}:', fg=colour, bold=True)} {message}", err=True)
     if hint:
         click.echo(f"{click.style('hint:', bold=True)} {hint}", err=True)
+
+
+@contextmanager
+def ending_when_told() -> Iterator[None]:
+    """End on SIGTERM as on an error: what was begun (ranks, folders of a run) is put away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 @contextmanager

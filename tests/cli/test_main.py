@@ -72,12 +72,13 @@ def test_no_color_is_respected(home: tuple[object, ...]) -> None:
     assert "\x1b" not in CliRunner(env={"NO_COLOR": "1"}).invoke(main, words, color=True).stdout
 
 
-def test_ctrl_c_leaves_the_file_alone(specs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_leaves_the_file_alone(specs: Path, tmp_path: Path, name: str, code: int) -> None:
     path = tmp_path / "plan.json"
     path.write_text("precious")
     words = ["plan-train", str(specs / "dtfm-worldwide.yaml"), "--model", "gpt3-xl", "--solver", "random"]
     words += ["--max-seconds", "60", "-o", str(path)]
-    code = f"""
+    program = f"""
 import os, signal, sys, threading, time
 from hetsched.cli import main
 
@@ -85,15 +86,15 @@ def interrupt():
     while "hetsched.report.training_table" not in sys.modules:  # the command's last import: the search comes next
         time.sleep(0.05)
     time.sleep(1)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{name})
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be told to ignore it
 threading.Thread(target=interrupt).start()
 main({words!r})
 """
-    done = run(code)
-    assert done.returncode == 130, done.stderr
-    assert done.stderr.strip() == "interrupted"
+    done = run(program)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.strip() == ("interrupted" if name == "SIGINT" else "")
     assert path.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [path]
 
