@@ -14,6 +14,7 @@ from hetsched.serving_problem import ServingProblem
 from hetsched.simulate.serving.limits import PRECISION, highest_rate, saturated_per_s
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings, simulate_serving
+from hetsched.simulate.serving.times import StepTimes
 from hetsched.solvers.serving.workshop import Draft, Replica
 from hetsched.workload import LEAST_RATE
 
@@ -52,10 +53,11 @@ class Judge:
     seed: int = 0
     _alone: dict[tuple[object, ...], float] = field(default_factory=dict)
     _full: dict[tuple[object, ...], float] = field(default_factory=dict)
+    _steps: dict[int, StepTimes] = field(default_factory=dict)
 
     def play(self, draft: Draft, rate_per_s: float | None) -> ServingRun:
         """A run at a rate; None: all requests at once."""
-        times = {p.name: replica.times for p, replica in zip(draft.plan.pipelines, draft.replicas, strict=True)}
+        times = {p.name: self._table(r.times) for p, r in zip(draft.plan.pipelines, draft.replicas, strict=True)}
         requests = self._requests(draft, rate_per_s)
         return simulate_serving(self.problem.cluster, draft.plan, requests, SETTINGS, times=times)
 
@@ -80,6 +82,13 @@ class Judge:
             return least <= rate_per_s <= most and self.play(draft, rate_per_s).keeps(slo, self.reference)
 
         return highest_rate(holds, min(guess_per_s, most), precision)
+
+    def _table(self, times: ReplicaTimes) -> StepTimes:
+        """Of these very times, which a workshop's replicas share where they are alike; it is filled from run to run."""
+        known = self._steps.get(id(times))
+        if known is None:
+            known = self._steps[id(times)] = StepTimes(times)
+        return known
 
     @property
     def plays(self) -> int:

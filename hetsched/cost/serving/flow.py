@@ -6,9 +6,11 @@ hold which blocks on either side decides which links carry what, and routes that
 A flow is a bound of means: no queue, no latency, no KV that waits. The request simulator decides.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -25,8 +27,7 @@ from hetsched.plan import ServingPlan
 FULL = 1.0 - 1e-6  # of a capacity
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
+class Wire(NamedTuple):
     """A network that routes may share: from a node to another; or all that leaves, or enters, a node (None)."""
 
     source: int | None
@@ -90,10 +91,7 @@ class KvNetwork:
     @cached_property
     def wires(self) -> list[Wire]:
         """The networks that more than one way uses: one's own is part of its capacity."""
-        counts: dict[Wire, int] = {}
-        for use in self.ways.values():
-            for wire, _ in use.wires:
-                counts[wire] = counts.get(wire, 0) + 1
+        counts = Counter(wire for use in self.ways.values() for wire, _ in use.wires)
         return [wire for wire, count in counts.items() if count > 1]
 
     @cached_property
@@ -107,15 +105,13 @@ class KvNetwork:
         """As arrays; flows are in the order of `ways`, resources in that of `wires`."""
         ends = np.array(list(self.ways), dtype=np.intp).reshape(-1, 2)
         row = {wire: number for number, wire in enumerate(self.wires)}
-        entries = [
-            (row[wire], number, seconds)
-            for number, use in enumerate(self.ways.values())
-            for wire, seconds in use.wires
-            if wire in row
-        ]
-        rows, columns, seconds = zip(*entries, strict=True) if entries else ((), (), ())
+        uses = [use.wires for use in self.ways.values()]
+        rows = np.array([row.get(wire, -1) for wires in uses for wire, _ in wires], dtype=np.intp)
+        seconds = np.array([seconds for wires in uses for _, seconds in wires], dtype=float)
+        columns = np.repeat(np.arange(len(uses)), [len(wires) for wires in uses])
+        shared = rows >= 0
         shape = (len(self.wires), len(self.ways))
-        use = csr_array((np.array(seconds, dtype=float), (np.array(rows, int), np.array(columns, int))), shape=shape)
+        use = csr_array((seconds[shared], (rows[shared], columns[shared])), shape=shape)
         return SharedNetwork(self.prefill_per_s, self.decode_per_s, ends, self.most_per_s, use)
 
     @cached_property

@@ -6,6 +6,7 @@ with the decode steps (Agrawal et al. 2024, Sarathi-Serve, arXiv 2403.02310). Th
 randomness but for the queues; the request simulator is what decides.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf, sqrt
@@ -18,6 +19,7 @@ from hetsched.cost.serving.stage import causal_pairs
 from hetsched.requests import Requests
 
 MOST_BATCH = 1024  # sequences in flight; engines have a limit of that order
+EACH, APART = 512, 0.01  # numbers of sequences that are all looked at; from one to the next of those beyond
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +85,13 @@ class SteadyReplica:
         times, traffic = self.times, self.traffic
         if not self.prefills:
             return 0.0
-        stages = sum(float(times.prefill_s(s, traffic.input_tokens, traffic.pairs)) for s in range(times.depth))
+        stages = float(sum(self._by_stage(lambda s: times.prefill_s(s, traffic.input_tokens, traffic.pairs))))
         hops = sum(float(times.hop_s(s, traffic.input_tokens)) for s in range(times.depth - 1))
         return stages + hops + float(times.return_s(1.0)) + times.overhead_s
 
     @cached_property
     def token_s(self) -> Floats:
-        """(largest_batch,): seconds between tokens with 1, 2, ... sequences in flight and no prompt in between."""
+        """(sizes,): seconds between tokens with so many sequences in flight and no prompt in between."""
         way = self._rounds.sum(axis=0) + self.times.overhead_s
         return np.asarray(np.maximum(way, self._busy.max(axis=0)))
 
@@ -108,7 +110,7 @@ class SteadyReplica:
             return beyond
         busy_share = requests_per_s * self._prompt_busy_s
         tpot = self.token_s / (1.0 - busy_share)
-        sizes = np.arange(1, largest + 1, dtype=float)
+        sizes = self.sizes
         enough = requests_per_s * (self.prompt_s + output * tpot) <= sizes
         if not enough.any():
             return beyond
@@ -121,30 +123,50 @@ class SteadyReplica:
         return Operation(requests_per_s, float(sizes[size]), ttft, step, ttft + max(0.0, output - 1.0) * step)
 
     @cached_property
-    def _sizes(self) -> tuple[Floats, Floats]:
-        """(largest_batch,) each: sequences of a group, and groups."""
-        sizes = np.arange(1, self.largest_batch + 1, dtype=float)
-        group = np.maximum(1.0, sizes / self.times.depth)
-        return group, sizes / group
+    def sizes(self) -> Floats:
+        """Ascending: numbers of sequences in flight that are looked at, 1 and the largest batch among them."""
+        few = np.arange(1, min(self.largest_batch, EACH) + 1, dtype=float)
+        if self.largest_batch <= EACH:
+            return few
+        times = self.largest_batch / EACH
+        many = np.rint(EACH * np.geomspace(1.0, times, 2 + int(np.log(times) / APART))[1:])
+        return np.concatenate([few, many])
+
+    @cached_property
+    def _groups(self) -> tuple[Floats, Floats]:
+        """(sizes,) each: sequences of a group, and groups."""
+        group = np.maximum(1.0, self.sizes / self.times.depth)
+        return group, self.sizes / group
 
     @cached_property
     def _rounds(self) -> Floats:
-        """(2 · depth, largest_batch): what a group waits for in turn: each stage, and each hop."""
-        group, _ = self._sizes
+        """(2 · depth, sizes): what a group waits for in turn: each stage, and each hop."""
+        group, _ = self._groups
         stages = self._stages_s
         hops = [self.times.hop_s(s, group) for s in range(self.times.depth)]
         return np.concatenate([stages, np.stack(hops)])
 
     @cached_property
     def _stages_s(self) -> Floats:
-        group, _ = self._sizes
+        group, _ = self._groups
         context = group * (self.traffic.input_tokens + self.traffic.output_tokens / 2.0)
-        return np.stack([self.times.decode_s(s, group, context) for s in range(self.times.depth)])
+        return np.stack(self._by_stage(lambda s: self.times.decode_s(s, group, context)))
+
+    def _by_stage(self, seconds: Callable[[int], Floats]) -> list[Floats]:
+        """(depth): of each stage; of those that are equal it is asked once."""
+        known: dict[tuple[object, ...], Floats] = {}
+        found = []
+        for number, stage in enumerate(self.times.stages):
+            key = stage.gpu.kind, stage.degree, stage.link, stage.blocks, stage.embeds, stage.ends
+            if key not in known:
+                known[key] = seconds(number)
+            found.append(known[key])
+        return found
 
     @cached_property
     def _busy(self) -> Floats:
-        """(2 · depth - 1, largest_batch): how long each stage, and each link between two, works for a turn of all."""
-        group, groups = self._sizes
+        """(2 · depth - 1, sizes): how long each stage, and each link between two, works for a turn of all."""
+        group, groups = self._groups
         return np.concatenate([self._stages_s, self._per_token_s[:, None] * group]) * groups
 
     @cached_property
@@ -166,18 +188,18 @@ class SteadyReplica:
             return np.zeros(self.times.depth)
         several = max(1.0, min(self.prefill_tokens // traffic.input_tokens, float(self.largest_batch)))
         if self.chunked and self.decodes:  # beside what the decode step of the same size takes
-            return np.array([self._along_s(s) for s in range(self.times.depth)])
+            return np.array(self._by_stage(self._along_s))
         together = several * traffic.input_tokens, several * traffic.pairs, several
-        return np.array([float(self.times.prefill_s(s, *together)) / several for s in range(self.times.depth)])
+        return np.array(self._by_stage(lambda s: self.times.prefill_s(s, *together))) / several
 
-    def _along_s(self, stage: int) -> float:
+    def _along_s(self, stage: int) -> Floats:
         """What a prompt adds to the decode steps that its chunks go along with, at the largest batch."""
-        traffic, (group, _) = self.traffic, self._sizes
+        traffic, (group, _) = self.traffic, self._groups
         size = float(group[-1])
         context = size * (traffic.input_tokens + traffic.output_tokens / 2.0)
         share = size / traffic.output_tokens  # of a prompt, for each step
         both = self.times.step_s(stage, share * traffic.input_tokens, share * traffic.pairs, share, size, context)
-        return (float(both) - float(self.times.decode_s(stage, size, context))) / share
+        return np.asarray((both - self.times.decode_s(stage, size, context)) / share)
 
     @property
     def _tokens(self) -> float:
@@ -189,13 +211,12 @@ class SteadyReplica:
         return float(self._prompt_works_s.max())
 
     def _rates(self) -> Floats:
-        """(largest_batch,): requests a second with so many sequences in flight at all times.
+        """(sizes,): requests a second with so many sequences in flight at all times.
 
         The busiest stage, or link, does a request's prompt and its part of `output_tokens` rounds; and a round takes at
         least as long as a group's way, prompts of others in between.
         """
-        sizes = np.arange(1, self.largest_batch + 1, dtype=float)
-        output = self._tokens
+        sizes, output = self.sizes, self._tokens
         stage = self._prompt_works_s[:, None] + output * self._busy / sizes
         way = self._prompt_busy_s + output * self.token_s / sizes
         return np.asarray(1.0 / np.maximum(stage.max(axis=0), way))

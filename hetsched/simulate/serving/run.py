@@ -40,17 +40,18 @@ def simulate_serving(
     settings: Settings = Settings(),
     *,
     memory_fraction: float = MEMORY_FRACTION,
-    times: Mapping[str, ReplicaTimes] | None = None,
+    times: Mapping[str, ReplicaTimes | StepTimes] | None = None,
     watch: Watch | None = None,
 ) -> ServingRun:
     """Play the requests on the plan. Equal seeds give equal runs.
 
-    times: of pipelines by name, where they are known already. A request that no replica could ever hold is rejected
-    when it comes to one. Raises HetschedError where the plan names a device that the cluster lacks.
+    times: of pipelines by name, where they are known already; a table of steps goes on being filled. A request that no
+    replica could ever hold is rejected when it comes to one. Raises HetschedError where the plan names a device that
+    the cluster lacks.
     """
     known = times or {}
     steps = {
-        pipeline.name: StepTimes(
+        pipeline.name: _tabulated(
             known.get(pipeline.name)
             or replica_times(cluster, plan.model, pipeline.stages, plan.precision, memory_fraction)
         )
@@ -74,6 +75,10 @@ def simulate_serving(
     else:
         run.one_by_one(watch)
     return _result(plan, requests, engines, jobs)
+
+
+def _tabulated(times: ReplicaTimes | StepTimes) -> StepTimes:
+    return times if isinstance(times, StepTimes) else StepTimes(times)
 
 
 class _Run:

@@ -37,7 +37,8 @@ class StepTimes:
         self._overhead_s = [replica.overhead_s, *[0.0] * (self.depth - 1)]
         self._decodes: list[tuple[list[float], list[float]]] = []
         self._mixed: dict[tuple[int, int, int], list[Line]] = {}
-        self._prompts: dict[tuple[int, int], list[list[float]]] = {}
+        self._prompts: dict[int, list[list[float]]] = {}
+        self._heads: dict[int, list[float]] = {}
 
     def decode(self, sequences: int) -> tuple[list[float], list[float]]:
         """(base_s, per_context_s) by stage, of a decode step of so many sequences."""
@@ -57,19 +58,26 @@ class StepTimes:
         size = 1024
         while size < tokens:
             size *= 2
-        table = self._prompts.get((size, prompts))
+        table = self._prompts.get(size)
         if table is None:
-            table = self._prompts[size, prompts] = self._tabulate_prompts(size, prompts)
-        base = table[tokens]
-        return [b + pairs * slope for b, slope in zip(base, self._per_pair_s, strict=True)]
+            table = self._prompts[size] = self._tabulate_prompts(size)
+        head = self._heads.get(prompts)
+        if head is None:
+            head = self._heads[prompts] = self._head_s(prompts)
+        return [b + h + pairs * slope for b, h, slope in zip(table[tokens], head, self._per_pair_s, strict=True)]
 
-    def _tabulate_prompts(self, size: int, prompts: int) -> list[list[float]]:
+    def _tabulate_prompts(self, size: int) -> list[list[float]]:
+        """(size + 1, depth): a step of one prompt, pairs apart."""
         tokens = np.arange(size + 1, dtype=float)
-        rows = [
-            self.replica.prefill_s(stage, tokens, 0.0, prompts) + self._overhead_s[stage] for stage in range(self.depth)
-        ]
+        rows = [self.replica.prefill_s(stage, tokens, 0.0) + self._overhead_s[stage] for stage in range(self.depth)]
         table: list[list[float]] = np.stack(rows).T.tolist()
         return table
+
+    def _head_s(self, prompts: int) -> list[float]:
+        """(depth,): what so many prompts take beyond one of as many tokens, which is the head's work on their ends."""
+        one = [float(self.replica.prefill_s(stage, 1.0, 0.0)) for stage in range(self.depth)]
+        several = [float(self.replica.prefill_s(stage, 1.0, 0.0, prompts)) for stage in range(self.depth)]
+        return [more - less for more, less in zip(several, one, strict=True)]
 
     @cached_property
     def _per_pair_s(self) -> list[float]:

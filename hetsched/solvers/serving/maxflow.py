@@ -7,7 +7,7 @@ leaves idle and what it fills, until nothing improves. Beyond the paper: groups 
 allows it, starts by what each GPU is better at, and another climb from a shaken best. The driver simulates the best.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
@@ -15,12 +15,14 @@ import numpy as np
 
 from hetsched.algorithms.balanced_partition import balanced_groups, two_sides
 from hetsched.cluster import Floats
+from hetsched.solvers.serving.designs import composed
 from hetsched.solvers.serving.flow_moves import Moves, State, canonical
 from hetsched.solvers.serving.neighbours import grown, most_groups
 from hetsched.solvers.serving.phases import Flowing, Phases
 from hetsched.solvers.serving.workshop import SPARE, Draft, Group, Replica, Workshop
 
 APART = ("prefill", "decode")
+ROLES = (*APART, "both")
 PROMPT_SHARES, FEW_STARTS = (0.1, 0.2, 0.35, 0.5), 10  # of a limit on whole requests; states that tell which is best
 SLACK = 0.02  # what a request a second of capacity is worth that the flow does not use yet
 LEAST_GAIN = 1e-6
@@ -57,19 +59,26 @@ class MaxFlow:
 
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """Starts, then climbs for ever; a draft where a state is better than all with the same roles before."""
-        phases, best = _divided(workshop), dict[frozenset[str], float]()
-        for standing in self._standings(phases, rng):
-            kind = frozenset(replica.role for replica in standing.flowing.replicas)
+        phases = _divided(workshop)
+        best: dict[frozenset[str], float] = {}
+        for standing in self._standings(phases, best, rng):
+            if standing is None:
+                yield None
+                continue
+            kind = standing.flowing.roles
             if standing.value > best.get(kind, 0.0):
                 best[kind] = standing.value
                 yield phases.draft(standing.flowing)
             else:
                 yield None
 
-    def _standings(self, phases: Phases, rng: np.random.Generator) -> Iterator[Standing]:
+    def _standings(
+        self, phases: Phases, best: dict[frozenset[str], float], rng: np.random.Generator
+    ) -> Iterator[Standing | None]:
+        """best: by roles, the value of the best so far; None for a state that can't be better."""
         workshop = phases.workshop
         apart, seen = Moves(workshop, APART), dict[State, None]()
-        both = Moves(workshop, (*APART, "both")) if workshop.problem.mode == "auto" else apart
+        both = Moves(workshop, ROLES) if workshop.problem.mode == "auto" else apart
         starts: list[Standing] = []
         for state in _starts(phases):
             if state in seen:
@@ -79,14 +88,21 @@ class MaxFlow:
             yield starts[-1]
         if not starts:
             return
+        for moves in dict.fromkeys((apart, both)):
+            for start in self._composed(phases, moves, seen):
+                starts.append(start)
+                yield start
         starts.sort(key=lambda standing: -standing.value)
         tops: list[Standing] = []
         for start in starts[: self.climbs]:
-            yield from self._climb(phases, apart, start, tops, seen, rng)
+            yield from self._climb(phases, apart, start, tops, seen, best, rng)
         if both is not apart:
-            yield from self._climb(phases, both, tops[0], tops, seen, rng)
+            yield from self._climb(phases, both, tops[0], tops, seen, best, rng)
         known = 0  # states in a row that were seen before: where there are only such, all is done
         for moves in cycle((both, apart)):
+            for start in self._composed(phases, moves, seen):
+                yield start
+                yield from self._climb(phases, moves, start, tops, seen, best, rng)
             chosen = tops[min(int(rng.exponential(1.0)), len(tops) - 1)]
             state = moves.shaken(chosen.state, int(rng.integers(1, self.shakes + 1)), rng)
             known = known + 1 if state in seen else 0
@@ -97,7 +113,16 @@ class MaxFlow:
             seen[state] = None
             start = standing_of(phases, state)
             yield start
-            yield from self._climb(phases, moves, start, tops, seen, rng)
+            yield from self._climb(phases, moves, start, tops, seen, best, rng)
+
+    def _composed(self, phases: Phases, moves: Moves, seen: dict[State, None]) -> Iterator[Standing]:
+        """The state that an integer programme makes of all groups that are known by now, where it is new."""
+        if phases.workshop.problem.objective == "cost":
+            return
+        state = composed(phases, moves.roles)
+        if state and state not in seen:
+            seen[state] = None
+            yield standing_of(phases, state)
 
     def _climb(
         self,
@@ -106,8 +131,9 @@ class MaxFlow:
         top: Standing,
         tops: list[Standing],
         seen: dict[State, None],
+        best: dict[frozenset[str], float],
         rng: np.random.Generator,
-    ) -> Iterator[Standing]:
+    ) -> Iterator[Standing | None]:
         """From a state to better ones, the first that is found each time; `tops` has the best of where they end."""
         improved = True
         while improved:
@@ -117,9 +143,9 @@ class MaxFlow:
                     continue
                 seen[state] = None
                 tried += 1
-                standing = standing_of(phases, state)
+                standing = better_of(phases, state, top.value * (1.0 + LEAST_GAIN), best)
                 yield standing
-                if standing.value > top.value * (1.0 + LEAST_GAIN):
+                if standing is not None and standing.value > top.value * (1.0 + LEAST_GAIN):
                     top, improved = standing, True
                     break
                 if tried >= self.patience:
@@ -147,7 +173,29 @@ def _divided(workshop: Workshop) -> Phases:
 
 def standing_of(phases: Phases, state: State) -> Standing:
     """A state's flow and value."""
+    return _standing(phases, state, [phases.replica(group, role) for group, role in state])
+
+
+def better_of(phases: Phases, state: State, value: float, best: Mapping[frozenset[str], float]) -> Standing | None:
+    """As `standing_of`; None where its replicas alone, were links free, are worth neither `value` nor its roles' best.
+
+    Most neighbours are seen so not to be better, at a small part of what a flow takes.
+    """
     made = [phases.replica(group, role) for group, role in state]
+    if phases.workshop.problem.objective != "cost":
+        rates = dict.fromkeys(ROLES, 0.0)
+        for replica in made:
+            if replica is not None:
+                rates[replica.role] += replica.rate_per_s
+        roles = frozenset(role for role in ROLES if rates[role] > 0.0)
+        flow = min(rates["prefill"], rates["decode"])
+        spare = rates["prefill"] + rates["decode"] - 2.0 * flow
+        if _worth(flow + rates["both"], spare) <= min(value, best.get(roles, 0.0)):
+            return None
+    return _standing(phases, state, made)
+
+
+def _standing(phases: Phases, state: State, made: Sequence[Replica | None]) -> Standing:
     flowing = phases.flowing([replica for replica in made if replica is not None])
     kept, value = _within_means(phases, flowing)
     network = kept.network
@@ -157,12 +205,17 @@ def standing_of(phases: Phases, state: State) -> Standing:
     return Standing(state, kept, value, tuple(0.0 if r is None else load.get(r, 0.0) for r in made))
 
 
+def _worth(value_per_s: float, spare_per_s: float) -> float:
+    """Of a flow, and of what could be done besides if the other side kept up."""
+    return value_per_s + SLACK * min(spare_per_s, value_per_s)
+
+
 def _within_means(phases: Phases, flowing: Flowing) -> tuple[Flowing, float]:
     """The flow and its value; for least money without the replicas that it can do without."""
     problem = phases.workshop.problem
     if problem.objective != "cost":
         spare = flowing.network.prefill_per_s.sum() + flowing.network.decode_per_s.sum() - 2.0 * flowing.network.flow[0]
-        return flowing, flowing.value_per_s + SLACK * float(min(spare, flowing.value_per_s))
+        return flowing, _worth(flowing.value_per_s, float(spare))
     wanted = (problem.load.rate_per_s or 0.0) * SPARE
     while True:
         usd = phases.workshop.usd_of(flowing.replicas)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hetsched.cost.serving.flow import KvNetwork, KvUse, kv_use
+from hetsched.cost.serving.flow import KvNetwork, KvUse, Wire, kv_use
 from hetsched.cost.serving.kv_transfer import kv_parts
 from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.solvers.serving.layouts import Layouts
@@ -21,7 +21,7 @@ FEW, DECODE_BATCHES = (2.0, 1.0), ((16.0, 1.0), (64.0, 2.0), (256.0, 4.0))
 LEAST_SHARE = 1e-4  # of the requests: less is not worth a route
 NAMES = {"prefill": "p", "decode": "d", "both": "r"}
 
-Place = tuple[tuple[int, int], int, int]  # a stage's blocks, its node and its degree
+Place = tuple[tuple[int, int], int, int]  # a stage's blocks, its node (or first GPU) and its degree
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,11 @@ class Flowing:
     def replicas(self) -> tuple[Replica, ...]:
         """All of them."""
         return (*self.prefills, *self.decodes, *self.both)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Those that its replicas have."""
+        return frozenset(replica.role for replica in self.replicas)
 
     @property
     def value_per_s(self) -> float:
@@ -56,7 +61,10 @@ class Phases:
         self._tokens = Layouts(workshop.inventory, problem.model, traffic, *shared, prefills=False)
         self._found: dict[tuple[str, Group], Replica | None] = {}
         self._alike: dict[tuple[object, ...], tuple[Replica, list[int]] | None] = {}
-        self._ways: dict[tuple[tuple[Place, ...], tuple[Place, ...]], KvUse] = {}
+        self._places: dict[Replica, int] = {}  # numbers of `_known_places`
+        self._known_places: dict[tuple[Place, ...], int] = {}
+        self._ways: dict[tuple[int, int], KvUse] = {}
+        self._patterns: dict[tuple[object, ...], tuple[KvUse, list[int]]] = {}
         self._trust: dict[str, float] = {}
 
     def trust(self, shares: dict[str, float]) -> None:
@@ -70,6 +78,10 @@ class Phases:
         if key not in self._found:
             self._found[key] = self._best(group, role)
         return self._found[key]
+
+    def known(self) -> list[tuple[Group, Replica]]:
+        """Groups with the replicas that were made of them so far."""
+        return [(group, replica) for (_, group), replica in self._found.items() if replica is not None]
 
     def _best(self, group: Group, role: str) -> Replica | None:
         workshop = self.workshop
@@ -124,19 +136,39 @@ class Phases:
 
     def way(self, source: Replica, target: Replica) -> KvUse:
         """The KV route between two replicas."""
-        key = self._places(source), self._places(target)
-        if key not in self._ways:
-            problem = self.workshop.problem
-            parts = kv_parts(problem.cluster, problem.model, problem.precision, source.stages, target.stages)
-            self._ways[key] = kv_use(problem.cluster, parts, self.workshop.traffic.input_tokens)
-        return self._ways[key]
+        key = self._place(source), self._place(target)
+        found = self._ways.get(key)
+        if found is None:
+            found = self._ways[key] = self._like(source, target)
+        return found
 
-    def _places(self, replica: Replica) -> tuple[Place, ...]:
-        cluster = self.workshop.problem.cluster
-        nodes = cluster.node_numbers
-        if not cluster.network.per_device:
-            return tuple((s.layers, nodes[cluster.position(s.devices[0])], len(s.devices)) for s in replica.stages)
-        return tuple((s.layers, cluster.position(s.devices[0]), len(s.devices)) for s in replica.stages)
+    def _like(self, source: Replica, target: Replica) -> KvUse:
+        """As between two that are alike, where that is known: on nodes of the same classes."""
+        problem, inventory = self.workshop.problem, self.workshop.inventory
+        pattern = len(source.stages), inventory.pattern((*source.stages, *target.stages))
+        nodes = inventory.nodes((*source.stages, *target.stages))
+        if pattern not in self._patterns:
+            parts = kv_parts(problem.cluster, problem.model, problem.precision, source.stages, target.stages)
+            use = kv_use(problem.cluster, parts, self.workshop.traffic.input_tokens)
+            self._patterns[pattern] = use, nodes
+            return use
+        use, before = self._patterns[pattern]
+        now: dict[int | None, int | None] = {None: None, **dict(zip(before, nodes, strict=True))}
+        return replace(use, wires=tuple((Wire(now[w.source], now[w.target]), s) for w, s in use.wires))
+
+    def _place(self, replica: Replica) -> int:
+        """Equal for replicas between which and others KV routes are the same."""
+        known = self._places.get(replica)
+        if known is None:
+            cluster = self.workshop.problem.cluster
+            nodes, own = cluster.node_numbers, bool(cluster.network.per_device)
+            first = [cluster.position(stage.devices[0]) for stage in replica.stages]
+            place = tuple(
+                (stage.layers, device if own else nodes[device], len(stage.devices))
+                for stage, device in zip(replica.stages, first, strict=True)
+            )
+            known = self._places[replica] = self._known_places.setdefault(place, len(self._known_places))
+        return known
 
     def flowing(self, replicas: Sequence[Replica]) -> Flowing:
         """The flow through these replicas."""

@@ -11,6 +11,7 @@ import numpy as np
 from hetsched.cluster import Cluster
 from hetsched.cost.serving.placed import degrees
 from hetsched.model import ModelSpec
+from hetsched.plan import Stage
 
 MOST_STATES = 6000  # of a dynamic programme; machines that look alike share a pool until there are no more
 LEAST_DEGREES = (1, 2, 4, 8, 16)
@@ -72,6 +73,26 @@ class Inventory:
         for device in group:
             held[cluster.node_numbers[device], cluster.devices[device].gpu.kind] += 1
         return tuple(sorted((self.node_class[node], kind, count) for (node, kind), count in held.items()))
+
+    def pattern(self, stages: Sequence[Stage]) -> tuple[object, ...]:
+        """Equal for replicas that are alike: whose nodes can change places so that the one becomes the other."""
+        cluster = self.cluster
+        first: dict[int, int] = {}
+        found: list[object] = []
+        for stage in stages:
+            devices = [cluster.position(name) for name in stage.devices]
+            held = []
+            for device in devices:
+                node = cluster.node_numbers[device]
+                own = device if cluster.network.per_device else cluster.devices[device].gpu.kind
+                held.append((first.setdefault(node, len(first)), self.node_class[node], own))
+            found.append((stage.layers, tuple(held)))
+        return tuple(found)
+
+    def nodes(self, stages: Sequence[Stage]) -> list[int]:
+        """The nodes of a replica, in the order in which `pattern` comes across them."""
+        cluster = self.cluster
+        return list(dict.fromkeys(cluster.node_numbers[cluster.position(n)] for s in stages for n in s.devices))
 
     def pools(self, group: Sequence[int], model: ModelSpec) -> list[Pool]:
         """The group's machines, each in a pool of its own; where that makes too many states, like ones together.

@@ -63,6 +63,7 @@ class Workshop:
         self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
+        self._patterns: dict[tuple[object, ...], Replica] = {}
         self._known: dict[Group, Replica | None] = {}
         self._alike: dict[tuple[tuple[int, str, int], ...], float] = {}
         weights = problem.model.parameters * problem.precision.weight_bytes
@@ -81,6 +82,7 @@ class Workshop:
     def share_prompts(self, share: float) -> None:
         """From now on let prefill have so much of a limit on whole requests, and decode the rest."""
         self.worth = replace(self.worth, prompt_share=share)
+        self._patterns.clear()
 
     @property
     def trusts(self) -> bool:
@@ -157,7 +159,14 @@ class Workshop:
         return [list(stages) for stages in dict.fromkeys(tuple(each) for each in found if each is not None)]
 
     def made(self, stages: Sequence[Stage], role: str = "both") -> Replica:
-        """The replica of these stages."""
+        """The replica of these stages; those that are alike share all that was worked out, `times` the very same."""
+        key = role, self.inventory.pattern(stages)
+        known = self._patterns.get(key)
+        if known is None:
+            known = self._patterns[key] = self._priced(stages, role)
+        return replace(known, stages=tuple(stages))
+
+    def _priced(self, stages: Sequence[Stage], role: str) -> Replica:
         problem = self.problem
         times = replica_times(problem.cluster, problem.model, stages, problem.precision, self.memory_fraction)
         steady = SteadyReplica(
