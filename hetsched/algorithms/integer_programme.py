@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 STDOUT = 1  # the descriptor
+MOST_NODES = 2**31 - 1
 
 
 def least(
@@ -23,22 +24,27 @@ def least(
     high: Floats,
     time_limit_s: float = inf,
     gap: float = 0.0,
+    whole: int | None = None,
+    most_nodes: int = MOST_NODES,
 ) -> Floats | None:
     """Whole numbers x of the least costs @ x, with rows @ x <= limits and low <= x <= high; None where none was found.
 
     costs, low, high: (variables,); rows: (limits, variables). gap: relative, how far from the least is near enough.
+    whole: so many of the variables, the first ones, are whole numbers, the others any; None: all. most_nodes: of the
+    search tree, a limit that is the same on any machine.
     """
+    count = len(costs) if whole is None else whole
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
 
     with unheard():
         found = milp(
             costs,
-            integrality=np.ones(len(costs), dtype=np.intp),
+            integrality=(np.arange(len(costs)) < count).astype(np.intp),
             bounds=Bounds(low, high),
             constraints=LinearConstraint(rows, ub=limits),
-            options={"time_limit": time_limit_s, "mip_rel_gap": gap},
+            options={"time_limit": time_limit_s, "mip_rel_gap": gap, "node_limit": most_nodes},
         )
-    return None if found.x is None else np.round(found.x)
+    return None if found.x is None else np.concatenate([np.round(found.x[:count]), found.x[count:]])
 
 
 @contextmanager

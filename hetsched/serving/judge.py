@@ -11,6 +11,7 @@ from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingPipeline, ServingPlan
 from hetsched.requests import Requests
 from hetsched.serving_problem import ServingProblem
+from hetsched.simulate.serving.alone import full_rate_per_s
 from hetsched.simulate.serving.limits import PRECISION, highest_rate, saturated_per_s
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings, simulate_serving
@@ -20,6 +21,7 @@ from hetsched.workload import LEAST_RATE
 
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
+LEAST_ROUNDS = 2.5  # in a plan of many replicas: it fills, and is full for a while
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
 MOST_AT_ONCE, MOST_TOGETHER = 16, 48  # times the usual number of requests; where no KV is handed on, which is quick
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
@@ -98,23 +100,41 @@ class Judge:
     def rate_alone(self, replica: Replica) -> float:
         """The highest rate at which a replica by itself keeps the SLO, or all that it serves where there is none.
 
-        Those that are alike but for their GPUs' names are played once.
+        Those that are alike but for their GPUs' names are played once. With an SLO what a replica for one phase keeps
+        is left as the steady state has it: there are no limits for a part of a request.
         """
+        if replica.role != "both" and self.problem.load.slo.limits:
+            return replica.rate_per_s
         times = replica.times
         stages = tuple((stage.blocks, stage.degree, stage.gpu.kind) for stage in times.stages)
-        key = (stages, times.hops, times.kv_room_bytes, replica.max_batch)
+        key = (replica.role, stages, times.hops, times.kv_room_bytes, replica.max_batch)
         if key not in self._alone:
             self._alone[key] = self._played_alone(replica) if replica.rate_per_s > 0.0 else 0.0
         return self._alone[key]
 
     def _played_alone(self, replica: Replica) -> float:
         problem = self.problem
+        if not problem.load.slo.limits:
+            count = int(max(FEW_REQUESTS, LEAST_ROUNDS * replica.max_batch))
+            requests = problem.requests.drawn(count, None, np.random.default_rng(self.seed))
+            table = self._table(replica.times)
+            return full_rate_per_s(table, replica.role, replica.max_batch, problem.options, requests)
         pipeline = ServingPipeline("r0", replica.stages, replica.max_batch)
         plan = ServingPlan(problem.model, problem.load, (pipeline,), (Route(None, "r0", 1.0),), problem.options)
         draft, short = Draft(plan, (replica,), replica.rate_per_s), replace(self, count=FEW_REQUESTS)
-        if not problem.load.slo.limits:
-            return short.most_per_s(draft)
         return short.highest(draft, replica.rate_per_s, ALONE_PRECISION)
+
+    def promised_per_s(self, draft: Draft) -> float:
+        """The requests a second that the plan would do if its replicas did as they do alone: the fullest one's."""
+        plan = draft.plan
+        shares = dict(plan.shares(None))
+        for pipeline in plan.pipelines:
+            if pipeline.role == "prefill":
+                for target, share in plan.shares(pipeline.name).items():
+                    shares[target] = shares.get(target, 0.0) + shares.get(pipeline.name, 0.0) * share
+        rates = zip(plan.pipelines, draft.replicas, strict=True)
+        used = [(self.rate_alone(replica), shares.get(pipeline.name, 0.0)) for pipeline, replica in rates]
+        return min(rate / share for rate, share in used if share > 0.0)
 
     def verdict(self, draft: Draft, to_beat: Verdict | None = None) -> Verdict | None:
         """The draft's verdict, None where it is seen early that it does not beat another."""
@@ -154,7 +174,7 @@ class Judge:
         if rate_per_s is None:
             at_once = sum(pipeline.max_batch for pipeline in draft.plan.pipelines if pipeline.role != "prefill")
             most = MOST_AT_ONCE if draft.plan.disaggregated else MOST_TOGETHER
-            count = min(max(self.count, ROUNDS_AT_ONCE * at_once), most * self.count)
+            count = int(max(min(max(self.count, ROUNDS_AT_ONCE * at_once), most * self.count), LEAST_ROUNDS * at_once))
             return requests.drawn(count, None, np.random.default_rng(self.seed))
         count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:

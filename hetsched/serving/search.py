@@ -16,6 +16,7 @@ from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
 from hetsched.solvers.serving.neighbours import grown
+from hetsched.solvers.serving.phases import Phases
 from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
 from hetsched.workload import Slo
 
@@ -23,7 +24,8 @@ FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
 PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
-FLOW_ERROR = 1.05  # a flow is hardly ever exceeded by so much in simulation
+PATIENCE = 3  # drafts that are played in a row and are not better
+PROMISE_ERROR = 1.05  # a plan hardly ever does so much more than its replicas by themselves
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
 BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
 
@@ -103,8 +105,7 @@ def plan_serving(
         drafts = [_asked(draft, problem) for draft in drafts]
         steps += search.steps
         for kind in KINDS:
-            finalists = _best([draft for draft in drafts if mode_of(draft.plan) == kind], FINALISTS)
-            verdict = _judged(judge, finalists, modes.get(kind))
+            verdict = _judged(judge, _of(drafts, kind), modes.get(kind))
             if verdict is not None:
                 modes[kind] = verdict
     modes = {k: verdict if verdict is before.get(k) else polished(judge, verdict) for k, verdict in modes.items()}
@@ -115,6 +116,11 @@ def plan_serving(
         raise slo_missed(problem, best, reference)
     names = " and ".join(each.name for each in solvers)
     return ServingResult(best, baselines, modes, names, seed, steps, clock() - began)
+
+
+def _of(drafts: Iterable[Draft], kind: str) -> list[Draft]:
+    """Those of a kind of `KINDS`."""
+    return [draft for draft in drafts if mode_of(draft.plan) == kind]
 
 
 def allowed(problem: ServingProblem, verdict: Verdict) -> bool:
@@ -168,15 +174,27 @@ class _Search:
             if self.problem.mode == "auto" and not self.workshop.trusts:
                 self._measure([seed for groups in grown(self.workshop) if (seed := self.workshop.draft(groups))])
             self._run(rng, drafts, 1.0, watch)
-            return drafts
+            return [draft for kind in KINDS for draft in self._flows(_best(_of(drafts, kind), FINALISTS))]
         if self._run(rng, drafts, FIRST, watch):
             self._measure(drafts)
             self._run(rng, drafts, 1.0, watch)
         if self.problem.objective == "cost" or not self.workshop.scored:
-            return [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+            drafts = [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
+            return _best(drafts, FINALISTS)
         plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
         first = [self._groups(draft) for draft in _best(drafts, 2 * FINALISTS)]
         return Rehearsal(self.judge, self.workshop).best(first, self.workshop.scored, plays, FINALISTS)
+
+    def _flows(self, drafts: list[Draft]) -> list[Draft]:
+        """The best drafts, and all with shares by the largest flow of what their replicas do alone in simulation."""
+        if self.problem.objective != "throughput" or self.problem.load.slo.limits:
+            return drafts
+        phases, found = Phases(self.workshop), drafts[: FINALISTS // 2]
+        for draft in drafts:
+            measured = [replace(replica, rate_per_s=self.judge.rate_alone(replica)) for replica in draft.replicas]
+            other = phases.draft(phases.flowing(measured))
+            found += [] if other is None else [other]
+        return found
 
     def _groups(self, draft: Draft) -> list[Group]:
         position = self.problem.cluster.position
@@ -245,13 +263,23 @@ def _best(drafts: list[Draft], count: int) -> list[Draft]:
 
 
 def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict | None:
-    """The best by simulation, of these and of the one before; drafts are in the order of their scores."""
+    """The best by simulation, of these and of the one before.
+
+    Where requests a second are all that counts, the most promising first; those that promise no more are not played,
+    and it ends where some in a row were not better.
+    """
     problem = judge.problem
+    if problem.objective == "throughput" and not problem.load.slo.limits:
+        promised = {draft: judge.promised_per_s(draft) for draft in drafts}
+        drafts = sorted(drafts, key=lambda draft: -promised[draft])
+    else:
+        promised = dict.fromkeys(drafts, np.inf)
+    in_vain = 0
     for draft in drafts:
-        bound = draft.plan.disaggregated and problem.objective == "throughput" and not problem.load.slo.limits
-        if bound and best is not None and draft.score * FLOW_ERROR < best.rate_per_s:
+        hopeless = best is not None and promised[draft] * PROMISE_ERROR < best.rate_per_s
+        if hopeless or (promised[draft] < np.inf and in_vain == PATIENCE):
             break
-        verdict = judge.verdict(draft, best)
+        verdict, in_vain = judge.verdict(draft, best), in_vain + 1
         if verdict is not None and (best is None or verdict.value > best.value):
-            best = verdict
+            best, in_vain = verdict, 0
     return best

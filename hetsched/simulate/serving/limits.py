@@ -50,7 +50,7 @@ def saturated_per_s(run: ServingRun) -> float:
     served = np.isfinite(run.finish_s)
     numbers, counts = np.unique(run.replica[served], return_counts=True)
     rates = [
-        _full_per_s(run.first_s[mine], run.finish_s[mine]) * counts.sum() / count
+        full_per_s(run.first_s[mine], run.finish_s[mine]) * counts.sum() / count
         for number, count in zip(numbers, counts, strict=True)
         if count > run.loads[number].peak_batch
         for mine in [served & (run.replica == number)]
@@ -58,7 +58,7 @@ def saturated_per_s(run: ServingRun) -> float:
     return min(rates, default=run.requests_per_s)
 
 
-def _full_per_s(first_s: Floats, finish_s: Floats) -> float:
+def full_per_s(first_s: Floats, finish_s: Floats) -> float:
     """Of a replica's requests, from when SINCE of them are done until the last one starts.
 
     One that is on its way counts as far as it has come: sequences of one length end in crowds.

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 from scipy.sparse import coo_array
 
+from hetsched.algorithms.integer_programme import least
 from hetsched.cluster import Floats
 from hetsched.cost.serving.kv_transfer import kv_bytes_per_token
 from hetsched.solvers.serving.flow_moves import State, canonical
-from hetsched.solvers.serving.phases import Phases
+from hetsched.solvers.serving.phases import USABLE, Phases
 from hetsched.solvers.serving.workshop import Group
 
 MOST_DESIGNS = 400  # of a role, those of most requests a second for their memory
@@ -72,8 +73,6 @@ def _rates(phases: Phases, machines: Machines, roles: Sequence[str]) -> dict[tup
 
 def _counts(phases: Phases, machines: Machines, rates: Mapping[tuple[Key, str], float]) -> list[int]:
     """How many of each design. Variables: those numbers, then the flow from each region to each."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     regions, carried = _between_regions(phases)
     across, designs = len(regions), len(rates)
     entries: list[tuple[int, int, float]] = []
@@ -102,15 +101,13 @@ def _counts(phases: Phases, machines: Machines, rates: Mapping[tuple[Key, str], 
             entries += [(first + i, column, 1.0), (first + across + j, column, 1.0)]
     highs += [0.0] * (2 * across)
     rows, columns, values = zip(*entries, strict=True)
-    matrix = coo_array((values, (rows, columns)), shape=(len(highs), designs + across**2)).tocsr()
-    found = milp(
-        -np.concatenate([worth, np.ones(across**2)]),
-        integrality=np.concatenate([np.ones(designs), np.zeros(across**2)]),
-        bounds=Bounds(0.0, np.concatenate([np.full(designs, np.inf), carried.ravel()])),
-        constraints=LinearConstraint(matrix, ub=np.array(highs)),
-        options={"mip_rel_gap": GAP, "node_limit": MOST_NODES},
+    matrix = coo_array((values, (rows, columns)), shape=(len(highs), designs + across**2)).toarray()
+    high = np.concatenate([np.full(designs, np.inf), carried.ravel()])
+    costs = -np.concatenate([worth, np.ones(across**2)])
+    found = least(
+        costs, matrix, np.array(highs), np.zeros(len(high)), high, gap=GAP, whole=designs, most_nodes=MOST_NODES
     )
-    return [0] * designs if found.x is None else [round(count) for count in found.x[:designs]]
+    return [0] * designs if found is None else [int(count) for count in found[:designs]]
 
 
 def _all(count: int) -> int:
@@ -133,7 +130,7 @@ def _between_regions(phases: Phases) -> tuple[list[str], Floats]:
         for j, b in enumerate(regions):
             if i != j:
                 links = cluster.network.bandwidth_bytes_per_s[np.ix_(held[a], held[b])]
-                carried[i, j] = min(links.shape) * float(np.median(links)) / kv_bytes
+                carried[i, j] = min(links.shape) * float(np.median(links)) / kv_bytes * USABLE
     return regions, carried
 
 

@@ -18,6 +18,7 @@ from hetsched.solvers.serving.workshop import COARSE, Draft, Group, Replica, Wor
 
 # (requests in flight, groups that take turns)
 FEW, DECODE_BATCHES = (2.0, 1.0), ((16.0, 1.0), (64.0, 2.0), (256.0, 4.0))
+USABLE = 0.75  # of a link's time: KV queues without end on one that is always busy, and holds up its prefill replica
 LEAST_SHARE = 1e-4  # of the requests: less is not worth a route
 NAMES = {"prefill": "p", "decode": "d", "both": "r"}
 
@@ -135,7 +136,7 @@ class Phases:
         return max(made, key=lambda replica: replica.rate_per_s, default=None)
 
     def way(self, source: Replica, target: Replica) -> KvUse:
-        """The KV route between two replicas."""
+        """The KV route between two replicas, a request taking so much more of it that `USABLE` of it is all of it."""
         key = self._place(source), self._place(target)
         found = self._ways.get(key)
         if found is None:
@@ -150,6 +151,8 @@ class Phases:
         if pattern not in self._patterns:
             parts = kv_parts(problem.cluster, problem.model, problem.precision, source.stages, target.stages)
             use = kv_use(problem.cluster, parts, self.workshop.traffic.input_tokens)
+            wires = tuple((wire, seconds / USABLE) for wire, seconds in use.wires)
+            use = replace(use, busy_s=use.busy_s / USABLE, wires=wires)
             self._patterns[pattern] = use, nodes
             return use
         use, before = self._patterns[pattern]
