@@ -49,15 +49,18 @@ class StageAccount:
 
 @dataclass(frozen=True, slots=True)
 class LinkAccount:
-    """From a stage to a neighbour: seconds of one message on the link, and after that until it is there; its bytes."""
+    """From a stage to a neighbour: seconds until a message is there, and how long others can't have its way; its bytes.
+
+    The latter is longer where a message crosses others: on average it meets few, but none gets through for nothing.
+    """
 
     pipeline: str
     source: int
     target: int
     source_device: str
     target_device: str
+    arrival_s: float
     occupied_s: float
-    latency_s: float
     message_bytes: float
     messages: int
 
@@ -182,8 +185,8 @@ def _links(iteration: Iteration) -> list[LinkAccount]:
         first = [stage.devices[0] for stage in pipeline.stages]
         for s, hop in enumerate(hops):
             forward, backward = (
-                (hop.forward_occupied_s, hop.forward_latency_s, there),
-                (hop.backward_occupied_s, hop.backward_latency_s, back),
+                (hop.forward_occupied_s + hop.forward_latency_s, hop.forward_occupied_s, there),
+                (hop.backward_occupied_s + hop.backward_latency_s, hop.backward_occupied_s, back),
             )
             for a, b, times in ((s, s + 1, forward), (s + 1, s, backward)):
                 found.append(LinkAccount(pipeline.name, a, b, first[a], first[b], *times, pipeline.micro_batches))

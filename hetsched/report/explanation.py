@@ -35,6 +35,11 @@ TIME_WORDS = (
     "messages; peers: for others to join an all-reduce; reduce: all-reduces; step: the optimiser's; idle: at the end"
 )
 
+LINK_WORDS = (
+    "takes: until a message is there; keeps: how long it keeps its way from others, with what crosses it there; busy: "
+    "the share of the iteration for which it is kept"
+)
+
 
 def explanation_text(explanation: Explanation, plan: Plan, cluster: str, emphasise: Callable[[str], str] = str) -> str:
     """All of it; pipelines that read alike stand once, and what is too long is summarised. cluster: its name."""
@@ -160,23 +165,23 @@ def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[st
 
 def _links(links: Sequence[LinkAccount], total_s: float) -> str:
     """The links that are busy for longest, the slowest first; the rest counted."""
-    ordered = sorted(links, key=lambda link: -link.messages * (link.occupied_s + link.latency_s))
+    ordered = sorted(links, key=lambda link: -link.messages * link.arrival_s)
     rows = [
         [
             f"  {cut(link.source_device, LONGEST_LINK)}",
             cut(link.target_device, LONGEST_LINK),
             f"{link.message_bytes / 2**20:.1f}",
+            seconds(link.arrival_s),
             seconds(link.occupied_s),
-            seconds(link.latency_s),
             f"{link.messages * link.message_bytes / 2**30:.2f}",
             f"{link.messages * link.occupied_s / total_s:.0%}",
         ]
         for link in ordered[:SHOWN_LINKS]
     ]
-    table = columns(["  from", "to", "MiB each", "on link", "then", "GiB", "busy"], rows)
+    table = columns(["  from", "to", "MiB each", "takes", "keeps", "GiB", "busy"], rows)
     if len(ordered) > SHOWN_LINKS:
         table += f"\n  and {len(ordered) - SHOWN_LINKS} that are busy for less, in --json"
-    return table
+    return f"{table}\n{bullet(LINK_WORDS, '  ')}"
 
 
 def _rings(rings: Sequence[RingAccount]) -> str:
