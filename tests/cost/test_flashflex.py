@@ -18,7 +18,8 @@ from click.testing import CliRunner
 from hetsched.catalog import find_gpu, find_model
 from hetsched.cli import main
 from hetsched.cluster import Cluster
-from hetsched.cost.published.flashflex import FlashFlex, gpipe_s
+from hetsched.cost.published.flashflex import FlashFlex
+from hetsched.cost.published.flashflex_formulas import gpipe_s
 from hetsched.errors import HetschedError
 from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
 from hetsched.readers import read_cluster, write_plan

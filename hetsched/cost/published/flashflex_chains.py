@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, Standing, pipelined_ends
 from hetsched.cost.pipeline_terms import PipelineTerms, gather_terms
-from hetsched.cost.published.flashflex import (
+from hetsched.cost.published.flashflex_formulas import (
     DATA_WEIGHT,
     PIPELINE_WEIGHT,
     Formulas,
