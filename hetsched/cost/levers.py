@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 
 from hetsched.cost.compute import StageWork, stage_work
 from hetsched.cost.schedule import Hop
-from hetsched.cost.training import Iteration, gathers_s, play_parts, with_gathers
+from hetsched.cost.training import Iteration, gathers_s, play_iteration, play_parts, with_gathers
+from hetsched.plan import Compression
 
 LEAST_GAIN = 5e-3  # of the iteration: what gains less is no lever
+FEW_BITS = 8  # what compression is tried with
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,13 @@ def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
             "free_all_reduce",
             "an all-reduce of gradients that takes no time",
             play_parts(placement, works, hops, nothing),
+        )
+    if (any(hops) or reductions) and plan.options.compression == Compression():
+        options = replace(plan.options, compression=Compression(FEW_BITS, FEW_BITS, FEW_BITS))
+        yield (
+            "compression",
+            f"all messages and gradients in {FEW_BITS} bits (--compression {FEW_BITS}), were that no work",
+            play_iteration(placement.cluster, replace(plan, options=options)),
         )
     if any(map(any, gathers_s(placement))):
         yield (

@@ -14,7 +14,7 @@ from hetsched.cost.account import memory_bytes
 from hetsched.cost.explain import explain
 from hetsched.cost.training import Roofline
 from hetsched.model import ModelSpec
-from hetsched.plan import Options, Pipeline, Plan, Stage
+from hetsched.plan import Compression, Options, Pipeline, Plan, Stage
 from hetsched.workload import TrainingJob
 
 MakeCluster = Callable[..., Cluster]
@@ -83,6 +83,9 @@ def test_a_slow_link_is_what_limits() -> None:
     assert levers["free_links"] == pytest.approx(fast.iteration_s, rel=1e-6)
     bubble_free = fast.iteration_s - fast.breakdown_s["bubble"]
     assert levers["no_waiting"] == pytest.approx(bubble_free, rel=1e-6)
+    few = replace(plan, options=replace(plan.options, compression=Compression(8, 8, 8)))
+    assert levers["compression"] == pytest.approx(Roofline().price(cluster, few).iteration_s, rel=1e-12)
+    assert "compression" not in {lever.name for lever in explain(cluster, few, 0.9).levers}
     message = 2048 * 2048 * 2
     assert [link.message_bytes for link in found.links] == [message, message]
     assert found.links[0].occupied_s == pytest.approx(message / 1e7)
