@@ -20,10 +20,10 @@ from hetsched.solvers.serving.workshop import Draft, Replica
 from hetsched.workload import LEAST_RATE
 
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
-LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate there are so many for each that fits at once
+LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate every replica gets so many times what fits at once
 LEAST_ROUNDS = 2.5  # in a plan of many replicas: it fills, and is full for a while
 LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
-MOST_AT_ONCE, MOST_TOGETHER = 16, 48  # times the usual number of requests; where no KV is handed on, which is quick
+MOST_AT_ONCE = 16  # times the usual number of requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 LARGEST = 1e12
 SETTINGS = Settings()
@@ -115,7 +115,7 @@ class Judge:
     def _played_alone(self, replica: Replica) -> float:
         problem = self.problem
         if not problem.load.slo.limits:
-            count = int(max(FEW_REQUESTS, LEAST_ROUNDS * replica.max_batch))
+            count = max(FEW_REQUESTS, ROUNDS_AT_ONCE * replica.max_batch)
             requests = problem.requests.drawn(count, None, np.random.default_rng(self.seed))
             table = self._table(replica.times)
             return full_rate_per_s(table, replica.role, replica.max_batch, problem.options, requests)
@@ -126,13 +126,8 @@ class Judge:
 
     def promised_per_s(self, draft: Draft) -> float:
         """The requests a second that the plan would do if its replicas did as they do alone: the fullest one's."""
-        plan = draft.plan
-        shares = dict(plan.shares(None))
-        for pipeline in plan.pipelines:
-            if pipeline.role == "prefill":
-                for target, share in plan.shares(pipeline.name).items():
-                    shares[target] = shares.get(target, 0.0) + shares.get(pipeline.name, 0.0) * share
-        rates = zip(plan.pipelines, draft.replicas, strict=True)
+        shares = _shares(draft.plan)
+        rates = zip(draft.plan.pipelines, draft.replicas, strict=True)
         used = [(self.rate_alone(replica), shares.get(pipeline.name, 0.0)) for pipeline, replica in rates]
         return min(rate / share for rate, share in used if share > 0.0)
 
@@ -172,9 +167,11 @@ class Judge:
     def _requests(self, draft: Draft, rate_per_s: float | None) -> Requests:
         requests = self.problem.requests
         if rate_per_s is None:
-            at_once = sum(pipeline.max_batch for pipeline in draft.plan.pipelines if pipeline.role != "prefill")
-            most = MOST_AT_ONCE if draft.plan.disaggregated else MOST_TOGETHER
-            count = int(max(min(max(self.count, ROUNDS_AT_ONCE * at_once), most * self.count), LEAST_ROUNDS * at_once))
+            shares = _shares(draft.plan)
+            decoding = [p for p in draft.plan.pipelines if p.role != "prefill" and shares.get(p.name, 0.0) > 0.0]
+            enough = max(self.count, *(ROUNDS_AT_ONCE * p.max_batch / shares[p.name] for p in decoding))
+            at_once = sum(pipeline.max_batch for pipeline in decoding)
+            count = int(max(min(enough, MOST_AT_ONCE * self.count), LEAST_ROUNDS * at_once))
             return requests.drawn(count, None, np.random.default_rng(self.seed))
         count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:
@@ -197,6 +194,16 @@ class Judge:
         cluster = self.problem.cluster
         nodes = {cluster.device(name).node for pipeline in draft.plan.pipelines for name in pipeline.devices}
         return cluster.usd_per_hour(sorted(nodes))
+
+
+def _shares(plan: ServingPlan) -> dict[str, float]:
+    """Of all requests, by pipeline: those that arrive there, or are handed on to it."""
+    shares = dict(plan.shares(None))
+    for pipeline in plan.pipelines:
+        if pipeline.role == "prefill":
+            for target, share in plan.shares(pipeline.name).items():
+                shares[target] = shares.get(target, 0.0) + shares.get(pipeline.name, 0.0) * share
+    return shares
 
 
 def polished(judge: Judge, best: Verdict, rounds: int = 3) -> Verdict:

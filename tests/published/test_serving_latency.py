@@ -73,6 +73,18 @@ def test_another_model_on_another_a100_as_measured() -> None:
     assert np.abs(error).mean() <= 0.12
 
 
+@pytest.mark.parametrize(("kind", "degree"), [("L4-24GB", 2), ("T4-16GB", 2), ("T4-16GB", 4)])
+def test_tensor_parallel_in_virtual_machines_as_measured(kind: str, degree: int) -> None:
+    """One link, without peer access, for all three: within 8 % on average in prefill and in decode steps."""
+    measured = json.loads(PROFILES.read_text(encoding="utf-8"))["profiles"][f"{kind[:2]}x{degree}"]
+    block = stage(kind, degree, "llama-2-70b", blocks=1)
+    for name, least, most in (("prompt_block_s_by_tokens", 1000, 8000), ("decode_block_s_by_batch", 2, 200)):
+        points = {int(n): s for n, s in measured[name].items() if least <= int(n) <= most}
+        counts = np.array(list(points), dtype=float)
+        times = block.prefill_s(counts, counts * 380) if least == 1000 else block.decode_s(counts, counts * 880)
+        assert np.abs(times / np.array(list(points.values())) - 1).mean() <= 0.08
+
+
 def test_measured_profiles_are_read_as_they_are() -> None:
     """The file's points are the block's times, between them a line, and beyond them the roofline goes on."""
     measured, model = read_measurements(PROFILES), resolve_model("llama-2-70b", "test")

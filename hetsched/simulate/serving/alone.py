@@ -35,7 +35,8 @@ def full_rate_per_s(times: StepTimes, role: str, max_batch: int, options: Servin
         for job in jobs:
             engine.arrive(job)
         engine.advance(float("inf"))
-    rate = full_per_s(np.array([job.first_s for job in jobs]), np.array([job.finish_s for job in jobs]))
+    first_s, finish_s = (np.array([getattr(job, name) for job in jobs]) for name in ("first_s", "finish_s"))
+    rate = full_per_s(first_s, finish_s, np.array([job.output for job in jobs]))
     passing = float((requests.output_tokens > 1).mean()) if role == "decode" else 1.0
     return rate / passing
 

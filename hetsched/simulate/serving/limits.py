@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hetsched.simulate.serving.result import Floats, ServingRun
+from hetsched.simulate.serving.result import Counts, Floats, ServingRun
 
 PRECISION = 0.02  # of the rate, relative
 MOST_RUNS = 40
-SINCE = 0.3  # of the requests: then a plan has filled
 TINY = 1e-12  # seconds
 
 
@@ -50,7 +49,7 @@ def saturated_per_s(run: ServingRun) -> float:
     served = np.isfinite(run.finish_s)
     numbers, counts = np.unique(run.replica[served], return_counts=True)
     rates = [
-        full_per_s(run.first_s[mine], run.finish_s[mine]) * counts.sum() / count
+        full_per_s(run.first_s[mine], run.finish_s[mine], run.requests.output_tokens[mine]) * counts.sum() / count
         for number, count in zip(numbers, counts, strict=True)
         if count > run.loads[number].peak_batch
         for mine in [served & (run.replica == number)]
@@ -58,17 +57,11 @@ def saturated_per_s(run: ServingRun) -> float:
     return min(rates, default=run.requests_per_s)
 
 
-def full_per_s(first_s: Floats, finish_s: Floats) -> float:
-    """Of a replica's requests, from when SINCE of them are done until the last one starts.
+def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts) -> float:
+    """Of a replica's requests, from the beginning until the last one starts: by the tokens made.
 
-    One that is on its way counts as far as it has come: sequences of one length end in crowds.
+    Whole requests would mislead: those of one length end in crowds, and of many lengths the short ones end first.
     """
     until = float(np.max(finish_s, where=finish_s <= first_s.max(), initial=0.0) or finish_s.max())
-    since = float(np.quantile(finish_s, SINCE))
-    since = since if since < until else 0.0
-
-    def done(now: float) -> float:
-        """Requests, and parts of such."""
-        return float(np.clip((now - first_s) / np.maximum(finish_s - first_s, TINY), 0.0, 1.0).sum())
-
-    return (done(until) - done(since)) / (until - since)
+    come = np.clip((until - first_s) / np.maximum(finish_s - first_s, TINY), 0.0, 1.0)
+    return float(come @ tokens / tokens.mean()) / until
