@@ -1,7 +1,6 @@
 """Pricing and playing serving plans, for the commands that do."""
 
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hetsched.requests import Requests
 from hetsched.simulate.serving.prediction import play, prediction
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings
-from hetsched.workload import LEAST_RATE, ServingLoad
+from hetsched.workload import LEAST_RATE, MOST_RATE, ServingLoad
 
 EVALUATED = 2000  # requests that `evaluate` plays
 HEALTHY = 0.8  # of the capacity: the rate whose latencies are told where none is asked for
@@ -80,7 +79,7 @@ def highest_rate_of(
         def run(requests: Requests) -> ServingRun:
             return play(cluster, plan, requests, settings, memory_fraction, line.part)
 
-        most = inf if load.slo.bounds_requests else saturated_per_s(run(lengths.at_once()))
+        most = MOST_RATE if load.slo.bounds_requests else saturated_per_s(run(lengths.at_once()))
 
         def holds(rate_per_s: float) -> bool:
             if not LEAST_RATE <= rate_per_s <= most:

@@ -134,6 +134,7 @@ def _trace(name: str) -> "TraceUse":
 
 
 def _slo(given: Mapping[str, Any], base: "Slo") -> "Slo":
+    from hetsched.errors import HetschedError
     from hetsched.units import SECONDS_PER_MS
     from hetsched.workload import Limit
 
@@ -146,6 +147,8 @@ def _slo(given: Mapping[str, Any], base: "Slo") -> "Slo":
         if value is not None:
             unit = 1.0 if name == "scale" else SECONDS_PER_MS
             limits[name] = Limit(value * unit, PERCENTILE if percentile is None else percentile)
+    if percentile is not None and not limits:
+        raise HetschedError("--slo-percentile is of limits, and there are none", hint="give --slo-ttft-ms or another")
     return replace(base, **limits)
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
 
 import numpy as np
 
@@ -71,19 +70,28 @@ class Judge:
         return self._full[key]
 
     def keeps_up(self, draft: Draft, rate_per_s: float) -> bool:
-        """Whether no queue grows without end; limits that bound all of a request's time see that by themselves."""
-        return self.problem.load.slo.bounds_requests or rate_per_s <= self.most_per_s(draft)
+        """Whether no queue grows without end.
+
+        Limits that bound all of a request's time see that by themselves, where a run lasts many times as long.
+        """
+        whole = self.problem.load.slo.bounds_requests and self._enough(rate_per_s) <= MOST_REQUESTS
+        return whole or rate_per_s <= self.most_per_s(draft)
 
     def highest(self, draft: Draft, guess_per_s: float, precision: float = PRECISION) -> float:
         """The highest rate at which the SLO holds and the plan keeps up; 0 where that is nowhere near its score."""
         slo = self.problem.load.slo
         least = max(draft.score * LOWEST_SHARE, LEAST_RATE)
-        most = inf if slo.bounds_requests else self.most_per_s(draft)
+        guess = guess_per_s if self.keeps_up(draft, guess_per_s) else self.most_per_s(draft)
 
         def holds(rate_per_s: float) -> bool:
-            return least <= rate_per_s <= most and self.play(draft, rate_per_s).keeps(slo, self.reference)
+            tried = rate_per_s >= least and self.keeps_up(draft, rate_per_s)
+            return tried and self.play(draft, rate_per_s).keeps(slo, self.reference)
 
-        return highest_rate(holds, min(guess_per_s, most), precision)
+        return highest_rate(holds, guess, precision)
+
+    def _enough(self, rate_per_s: float) -> float:
+        """Requests that a run at a rate needs to last many times as long as the SLO lets one take."""
+        return LIMITS_LONG * self._longest_limit_s * rate_per_s
 
     def _table(self, times: ReplicaTimes) -> StepTimes:
         """Of these very times, which a workshop's replicas share where they are alike; it is filled from run to run."""
@@ -173,7 +181,7 @@ class Judge:
             at_once = sum(pipeline.max_batch for pipeline in decoding)
             count = int(max(min(enough, MOST_AT_ONCE * self.count), LEAST_ROUNDS * at_once))
             return requests.drawn(count, None, np.random.default_rng(self.seed))
-        count = int(min(max(self.count, LIMITS_LONG * self._longest_limit_s * rate_per_s), MOST_REQUESTS))
+        count = int(min(max(self.count, self._enough(rate_per_s)), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:
             return requests.first(count).at_rate(rate_per_s)
         return requests.drawn(count, rate_per_s, np.random.default_rng(self.seed))

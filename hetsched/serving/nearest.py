@@ -22,17 +22,22 @@ def nothing_fits(workshop: Workshop) -> InfeasibleError:
     problem, cluster = workshop.problem, workshop.problem.cluster
     usable = sum(device.gpu.memory_bytes for device in cluster.devices) * workshop.memory_fraction
     needed = problem.model.parameters * problem.precision.weight_bytes
+    apart = problem.mode == "disaggregated"
     message = (
-        f"no replica of {problem.model.name} fits {cluster.name}: its weights take {needed / BYTES_PER_GIB:.0f} GiB, "
-        f"{usable / BYTES_PER_GIB:.0f} GiB are usable on all {len(cluster.devices)} GPUs together"
+        f"no {'prefill replica besides a decode replica' if apart else 'replica'} of {problem.model.name} fits "
+        f"{cluster.name}: its weights take {needed / BYTES_PER_GIB:.0f} GiB{' in each' if apart else ''}, "
+        f"{usable / BYTES_PER_GIB:.0f} GiB are usable on its {len(cluster.devices)} GPUs"
     )
     smaller = [
         f"--weight-bits {bits}"
         for bits in (8, 4)
-        if bits < problem.options.weight_bits
+        if not apart
+        and bits < problem.options.weight_bits
         and _fits(workshop, replace(problem, options=replace(problem.options, weight_bits=bits)))
     ]
     hints = [f"with {smaller[0]} it fits"] if smaller else ["more GPUs, or larger ones"]
+    if apart:
+        hints.append("or --mode colocated")
     if problem.usd_per_hour is not None:
         hints.append(f"or a budget of more than ${problem.usd_per_hour:g} an hour")
     return InfeasibleError(message, hint=", ".join(hints))

@@ -183,7 +183,10 @@ def test_one_long_chain(cli: Cli, small: Path) -> None:
     ("words", "code", "message"),
     [
         (("--model", "llama-2-70b", "--memory-fraction", "0.5"), 3, "no replica of llama-2-70b fits small"),
+        (("--model", "llama-2-70b", "--mode", "disaggregated"), 3, "no prefill replica besides a decode replica"),
         (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "TTFT is"),
+        (("--model", "llama-3.1-8b", "--slo-percentile", "90"), 1, "--slo-percentile is of limits"),
+        (("--model", "llama-3.1-8b", "--rate", "1e6", "--objective", "cost"), 3, "does not keep up with the requests"),
         (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
         (("--model", "llama-3.1-8b", "--objective", "attainment", "--rate", "1"), 1, "needs an SLO"),
         (("--model", "llama-3.1-8b", "--mode", "disaggregated", "--solver", "genetic"), 1, "no disaggregated plans"),

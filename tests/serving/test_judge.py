@@ -40,6 +40,17 @@ def test_a_rate_is_kept_only_where_no_queue_grows(slo: Slo, objective: str) -> N
         assert not verdict.keeps
 
 
+def test_a_limit_of_years_bounds_nothing() -> None:
+    """A run as long as that is not played: the rate is what the plan does when it is full."""
+    cluster = one_machine(GPU, 1, None)
+    load = ServingLoad(300, 40, slo=Slo(e2e=Limit(1e9)))
+    problem = ServingProblem(cluster, MODEL, load, sampled(load, 300, np.random.default_rng(0)))
+    workshop = Workshop(problem, 0.92, None)
+    draft = workshop.assembled([workshop.made([Stage((0, MODEL.num_layers), ("node/0",))])])
+    judge = Judge(problem, None, count=300)
+    assert judge.highest(draft, 1000.0) == pytest.approx(judge.most_per_s(draft), rel=0.03)
+
+
 def test_a_loose_limit_lets_no_more_through_than_can_be_served() -> None:
     """An end-to-end limit of a minute; a run of 800 requests alone would fit into it at three times the capacity."""
     cluster = one_machine(GPU, 2, None)
