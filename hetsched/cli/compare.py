@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hetsched.cli.options import OneOf, cost_model_names, memory_fraction_option, output_options
+from hetsched.cli.options import OneOf, cluster_option, cost_model_names, memory_fraction_option, output_options
 
 if TYPE_CHECKING:
     from hetsched.plan import ServingPlan
@@ -13,15 +13,9 @@ if TYPE_CHECKING:
 
 @click.command("compare", short_help="Put plans side by side.")
 @click.argument("plan_paths", metavar="PLAN...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path),
-    metavar="CLUSTER",
-    help="Price all of them on this cluster.  [default: those the plans name]",
-)
+@cluster_option("Price all of them", "those the plans name")
 @click.option("--cost-model", type=OneOf(cost_model_names), help="What prices.  [default: as each plan was made]")
-@memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as each was made]")
+@memory_fraction_option()
 @click.option("--same-load", is_flag=True, help="Play all serving plans on the workload of the first.")
 @output_options
 def compare(

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetsched.cli.options import MEMORY_FRACTION, Positive, memory_fraction_option
+from hetsched.cli.options import MEMORY_FRACTION, Positive, memory_fraction_option, model_option, precision_options
 
 if TYPE_CHECKING:
     from hetsched.cost.serving.estimate import Estimate
 
 TOKENS = click.IntRange(1, 10**7)
-BITS = click.Choice(["16", "8", "4"])
-DTYPES = click.Choice(["bf16", "fp16", "fp32"])
 MOST_ROWS = 400
 
 
@@ -35,20 +33,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command("estimate", short_help="One serving replica's times, throughput and memory.")
-@click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
+@model_option
 @click.option("--gpu", metavar="G", help="The kind of its GPUs; of --cluster, where that has several.")
 @click.option("--tp", type=Numbers(1024), default="1", show_default=True, help="Tensor-parallel degree, or several.")
 @click.option("--pp", type=Numbers(1024), default="1", show_default=True, help="Pipeline stages, or several.")
 @click.option("--batch", type=Numbers(100_000), default="1", show_default=True, help="Sequences, or several numbers.")
 @click.option("--isl", type=TOKENS, default=1024, show_default=True, help="Tokens of each prompt.")
 @click.option("--osl", type=TOKENS, default=128, show_default=True, help="Tokens of each output.")
-@click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations.")
-@click.option("--weight-bits", type=BITS, default="16", show_default=True, help="Of weights.")
-@click.option("--kv-bits", type=BITS, default="16", show_default=True, help="Of the KV cache.")
+@precision_options
 @click.option("--chunked-prefill", is_flag=True, help="Prompts go along with decode steps, in the steady state.")
 @click.option("--link-gbps", type=Positive(), help="Between its GPUs, one way.  [default: the kind's usual link]")
 @click.option("--cluster", "cluster_path", type=click.Path(path_type=Path), help="Take links and profiles from there.")
-@memory_fraction_option(MEMORY_FRACTION, "The share of a GPU's memory that may be used.")
+@memory_fraction_option(MEMORY_FRACTION, "that may be used")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table.")
 def estimate(
     model: str,

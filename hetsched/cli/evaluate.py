@@ -7,22 +7,23 @@ from typing import Any
 
 import click
 
-from hetsched.cli.options import OneOf, any_cost_model_names, memory_fraction_option, output_options
+from hetsched.cli.options import (
+    OneOf,
+    any_cost_model_names,
+    cluster_option,
+    memory_fraction_option,
+    output_options,
+    plan_argument,
+)
 
 SAME = 1e-6  # times as far apart as rounding brings two prices of one plan
 
 
 @click.command("evaluate", short_help="Price any plan, also one written by hand.")
-@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path),
-    metavar="CLUSTER",
-    help="Price it on this cluster.  [default: the one the plan names]",
-)
+@plan_argument
+@cluster_option("Price it")
 @click.option("--cost-model", type=OneOf(any_cost_model_names), help="What prices.  [default: as the plan was made]")
-@memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
+@memory_fraction_option()
 @output_options
 def evaluate(
     plan_path: Path,

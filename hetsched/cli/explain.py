@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hetsched.cli.options import memory_fraction_option, output_options
+from hetsched.cli.options import cluster_option, memory_fraction_option, output_options, plan_argument
 
 if TYPE_CHECKING:
     from hetsched.cluster import Cluster
@@ -13,15 +13,9 @@ if TYPE_CHECKING:
 
 
 @click.command("explain", short_help="Say where each second and byte of a plan goes.")
-@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path),
-    metavar="CLUSTER",
-    help="Explain it on this cluster.  [default: the one the plan names]",
-)
-@memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
+@plan_argument
+@cluster_option("Explain it")
+@memory_fraction_option()
 @output_options
 def explain(
     plan_path: Path, cluster_path: Path | None, memory_fraction: float | None, as_json: bool, quiet: bool

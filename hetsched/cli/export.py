@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from hetsched.cli.options import OneOf, exporter_names
+from hetsched.cli.options import OneOf, exporter_names, plan_argument
 
 
 @click.command("export", short_help="Write the files that start a plan.")
-@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@plan_argument
 @click.option("--to", "launcher", required=True, type=OneOf(exporter_names), help="What starts it.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR", help="The folder to write into."

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MEMORY_FRACTION = 0.92
+PATH = click.Path(path_type=Path)
+DTYPES = click.Choice(["bf16", "fp16", "fp32"])
+BITS = click.Choice(["16", "8", "4"])
+
+plan_argument = click.argument("plan_path", metavar="PLAN", type=PATH)
+model_option = click.option(
+    "--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json."
+)
+write_plan_option = click.option("-o", "--output", type=PATH, metavar="PLAN", help="Write the plan there, as JSON.")
 
 
 class OneOf(click.ParamType):  # type: ignore[type-arg]
@@ -137,14 +147,32 @@ def output_options(function: Function) -> Function:
     return _apply(function, options)
 
 
-def memory_fraction_option(default: float | None, help_text: str) -> Callable[[Function], Function]:
-    """--memory-fraction."""
+def precision_options(function: Function) -> Function:
+    """In how many bits a model is served: --dtype, --weight-bits and --kv-bits."""
+    options = (
+        click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations."),
+        click.option("--weight-bits", type=BITS, default="16", show_default=True, help="Of weights."),
+        click.option("--kv-bits", type=BITS, default="16", show_default=True, help="Of the KV cache."),
+    )
+    return _apply(function, options)
+
+
+def cluster_option(what: str, named: str = "the one the plan names") -> Callable[[Function], Function]:
+    """--cluster, for commands that read plans."""
+    return click.option(
+        "--cluster", "cluster_path", type=PATH, metavar="CLUSTER", help=f"{what} on this cluster.  [default: {named}]"
+    )
+
+
+def memory_fraction_option(default: float | None = None, of: str = "a plan may use") -> Callable[[Function], Function]:
+    """--memory-fraction; without a default it is that of the plan that a command reads."""
+    made = "  [default: as the plan was made]" if default is None else ""
     return click.option(
         "--memory-fraction",
         type=Positive(1),
         default=default,
         show_default=default is not None,
-        help=help_text,
+        help=f"The share of a GPU's memory {of}.{made}",
     )
 
 

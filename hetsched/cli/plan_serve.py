@@ -10,19 +10,19 @@ from hetsched.cli.options import (
     MEMORY_FRACTION,
     Positive,
     memory_fraction_option,
+    model_option,
     output_options,
+    precision_options,
     serving_search_options,
+    write_plan_option,
 )
 from hetsched.cli.serving_load import load_options
-
-DTYPES = click.Choice(["bf16", "fp16", "fp32"])
-BITS = click.Choice(["16", "8", "4"])
 
 
 @click.command("plan-serve", short_help="Search for a serving plan.")
 @click.argument("cluster_path", metavar="[CLUSTER]", required=False, type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN", help="Write the plan there, as JSON.")
+@model_option
+@write_plan_option
 @click.option(
     "--mode",
     type=click.Choice(["auto", "colocated", "disaggregated"]),
@@ -31,9 +31,7 @@ BITS = click.Choice(["16", "8", "4"])
     help="Whether replicas prefill and decode, or each does one of both; auto: what simulates best.",
 )
 @load_options
-@click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of activations.")
-@click.option("--weight-bits", type=BITS, default="16", show_default=True, help="Of weights.")
-@click.option("--kv-bits", type=BITS, default="16", show_default=True, help="Of the KV cache.")
+@precision_options
 @click.option(
     "--chunked-prefill", type=click.IntRange(1), metavar="N", help="Prompts in chunks, N tokens a step with decode."
 )
@@ -46,7 +44,7 @@ BITS = click.Choice(["16", "8", "4"])
 )
 @click.option("--budget-usd-per-hour", type=Positive(), metavar="USD", help="Nodes in use may cost at most so much.")
 @click.option("--offers", type=click.Path(path_type=Path), metavar="FILE", help="What may be rented, besides CLUSTER.")
-@memory_fraction_option(MEMORY_FRACTION, "The share of a GPU's memory a plan may use.")
+@memory_fraction_option(MEMORY_FRACTION)
 @serving_search_options
 @output_options
 def plan_serve(

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hetsched.cli.options import (
+    DTYPES,
     MEMORY_FRACTION,
     CompressionBits,
     OneOf,
     Positive,
     cost_model_names,
     memory_fraction_option,
+    model_option,
     output_options,
     search_options,
+    write_plan_option,
 )
 
 if TYPE_CHECKING:
@@ -26,8 +29,8 @@ POSITIVE = click.IntRange(1)
 
 @click.command("plan-train", short_help="Search for a training plan.")
 @click.argument("cluster_path", metavar="CLUSTER", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="M", help="A catalogue name, or a Hugging Face config.json.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN", help="Write the plan there, as JSON.")
+@model_option
+@write_plan_option
 @click.option(
     "--global-batch",
     type=click.IntRange(1, 10**6),
@@ -40,9 +43,7 @@ POSITIVE = click.IntRange(1)
 )
 @click.option("--replicas", type=POSITIVE, metavar="D", help="Fix the number of pipelines; searched otherwise.")
 @click.option("--stages", type=POSITIVE, metavar="P", help="Fix the stages of a pipeline; searched otherwise.")
-@click.option(
-    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="Of weights."
-)
+@click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of weights.")
 @click.option("--schedule", type=click.Choice(["1f1b", "gpipe"]), help="Of the pipelines; searched otherwise.")
 @click.option("--recompute/--no-recompute", default=None, help="Recompute activations; searched otherwise.")
 @click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; the least that memory needs otherwise.")
@@ -56,7 +57,7 @@ POSITIVE = click.IntRange(1)
     "--objective", type=click.Choice(["time", "cost"]), default="time", show_default=True, help="What should be least."
 )
 @click.option("--budget-usd-per-hour", type=Positive(), metavar="USD", help="Use only nodes that this pays for.")
-@memory_fraction_option(MEMORY_FRACTION, "The share of a GPU's memory a plan may use.")
+@memory_fraction_option(MEMORY_FRACTION)
 @click.option("--cost-model", type=OneOf(cost_model_names), default="roofline", show_default=True, help="What prices.")
 @search_options
 @output_options

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetsched.cli.options import Positive
+from hetsched.cli.options import Positive, plan_argument
 
 if TYPE_CHECKING:
     from hetsched.executor import CheckReport, RunReport, StepReport
@@ -18,7 +18,7 @@ HIDDEN_SIZE, SEQ_LEN, VOCAB_SIZE = 64, 32, 256  # of a scaled model
 
 
 @click.command("run", short_help="Train by a plan on this machine, one process a GPU of the plan.")
-@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
+@plan_argument
 @click.option(
     "--check",
     is_flag=True,

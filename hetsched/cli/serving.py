@@ -1,6 +1,6 @@
 """Pricing and playing serving plans, for the commands that do."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from hetsched.cluster import Cluster
 from hetsched.cost import SERVING_COST_MODELS
 from hetsched.cost.serving.plan_cost import price_serving
 from hetsched.cost.serving.steady import Traffic
+from hetsched.errors import HetschedError
 from hetsched.plan import ServingPlan
 from hetsched.report.serving_table import serving_table
 from hetsched.requests import Requests
+from hetsched.simulate.serving.limits import highest_rate, saturated_per_s
 from hetsched.simulate.serving.prediction import play, prediction
 from hetsched.simulate.serving.result import ServingRun
 from hetsched.simulate.serving.run import Settings
@@ -22,72 +24,58 @@ EVALUATED = 2000  # requests that `evaluate` plays
 HEALTHY = 0.8  # of the capacity: the rate whose latencies are told where none is asked for
 
 
-def played(
-    cluster: Cluster,
-    plan: ServingPlan,
-    load: ServingLoad,
-    folder: Path,
-    drawing: Drawing,
-    settings: Settings,
-    memory_fraction: float,
-    quiet: bool,
-) -> tuple[ServingRun, dict[str, Any]]:
-    """The plan's simulation under a load, and its `predicted` object. Raises HetschedError as the parts do.
+@dataclass(frozen=True)
+class Player:
+    """Plays a serving plan for a command.
 
-    folder: where the plan file is, and so perhaps its trace.
+    folder: where the plan file is, and so perhaps its trace; drawing: how requests come of a load. Methods raise
+    HetschedError as the parts do.
     """
-    from hetsched.errors import HetschedError
 
-    plan = replace(plan, workload=load)
-    requests = requests_of(load, plan.model, folder, drawing)
-    if settings.record is not None and settings.record >= len(requests):
-        raise HetschedError(
-            f"there is no request {settings.record}: there are {len(requests):,}", hint="they are counted from 0"
-        )
-    cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(requests))
-    with ProgressLine("simulate", quiet, "requests") as line:
-        run = play(cluster, plan, requests, settings, memory_fraction, line.part)
-    return run, prediction(cluster, cost, run, reference_of(plan, load.slo))
+    cluster: Cluster
+    plan: ServingPlan
+    folder: Path
+    drawing: Drawing
+    memory_fraction: float
+    quiet: bool
+    settings: Settings = Settings()
 
+    def played(self, load: ServingLoad) -> tuple[ServingRun, dict[str, Any]]:
+        """The plan's simulation under a load, and its `predicted` object."""
+        plan, requests, record = replace(self.plan, workload=load), self._requests(load), self.settings.record
+        if record is not None and record >= len(requests):
+            raise HetschedError(
+                f"there is no request {record}: there are {len(requests):,}", hint="they are counted from 0"
+            )
+        cost = price_serving(self.cluster, plan, self.memory_fraction, Traffic.of_requests(requests))
+        with ProgressLine("simulate", self.quiet, "requests") as line:
+            run = play(self.cluster, plan, requests, self.settings, self.memory_fraction, line.part)
+        return run, prediction(self.cluster, cost, run, reference_of(plan, load.slo))
 
-def highest_rate_of(
-    cluster: Cluster,
-    plan: ServingPlan,
-    load: ServingLoad,
-    folder: Path,
-    drawing: Drawing,
-    settings: Settings,
-    memory_fraction: float,
-    quiet: bool,
-) -> float:
-    """The highest rate at which the load's objectives hold and the plan keeps up, by simulation.
+    def highest_rate(self, load: ServingLoad) -> float:
+        """The highest rate at which the load's objectives hold and the plan keeps up; HetschedError without any."""
+        if not load.slo.limits:
+            raise HetschedError(
+                "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
+            )
+        reference, lengths = reference_of(self.plan, load.slo), self._requests(load)
+        cost = price_serving(self.cluster, self.plan, self.memory_fraction, Traffic.of_requests(lengths))
+        with ProgressLine("find rate", self.quiet, "requests") as line:
 
-    Raises HetschedError where there are no objectives.
-    """
-    from hetsched.errors import HetschedError
-    from hetsched.simulate.serving.limits import highest_rate, saturated_per_s
+            def run(requests: Requests) -> ServingRun:
+                return play(self.cluster, self.plan, requests, self.settings, self.memory_fraction, line.part)
 
-    if not load.slo.limits:
-        raise HetschedError(
-            "--find-rate needs limits that are to hold", hint="give --slo-ttft-ms, --slo-tpot-ms or another"
-        )
-    reference = reference_of(plan, load.slo)
-    lengths = requests_of(load, plan.model, folder, drawing)
-    cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(lengths))
-    with ProgressLine("find rate", quiet, "requests") as line:
+            most = MOST_RATE if load.slo.bounds_requests else saturated_per_s(run(lengths.at_once()))
 
-        def run(requests: Requests) -> ServingRun:
-            return play(cluster, plan, requests, settings, memory_fraction, line.part)
+            def holds(rate_per_s: float) -> bool:
+                if not LEAST_RATE <= rate_per_s <= most:
+                    return False
+                return run(self._requests(replace(load, rate_per_s=rate_per_s))).keeps(load.slo, reference)
 
-        most = MOST_RATE if load.slo.bounds_requests else saturated_per_s(run(lengths.at_once()))
+            return highest_rate(holds, min(cost.capacity_per_s or 1.0, most))
 
-        def holds(rate_per_s: float) -> bool:
-            if not LEAST_RATE <= rate_per_s <= most:
-                return False
-            requests = requests_of(replace(load, rate_per_s=rate_per_s), plan.model, folder, drawing)
-            return run(requests).keeps(load.slo, reference)
-
-        return highest_rate(holds, min(cost.capacity_per_s or 1.0, most))
+    def _requests(self, load: ServingLoad) -> Requests:
+        return requests_of(load, self.plan.model, self.folder, self.drawing)
 
 
 def evaluate_serving(

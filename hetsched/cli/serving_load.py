@@ -68,22 +68,8 @@ def load_options(function: Function) -> Function:
 
 
 WINDOW_KEYS = ("max_input_tokens", "max_output_tokens", "request_class", "start_s", "seconds")
-LOAD_KEYS = (
-    "rate",
-    "trace",
-    "isl",
-    "osl",
-    "max_input_tokens",
-    "max_output_tokens",
-    "request_class",
-    "start_s",
-    "seconds",
-    "slo_ttft_ms",
-    "slo_tpot_ms",
-    "slo_e2e_ms",
-    "slo_scale",
-    "slo_percentile",
-)
+SLO_KEYS = ("slo_ttft_ms", "slo_tpot_ms", "slo_e2e_ms", "slo_scale", "slo_percentile")
+LOAD_KEYS = ("rate", "trace", "isl", "osl", *WINDOW_KEYS, *SLO_KEYS)
 
 
 def load_of(given: Mapping[str, Any], base: "ServingLoad") -> "ServingLoad":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hetsched.cli.options import memory_fraction_option, output_options
+from hetsched.cli.options import cluster_option, memory_fraction_option, output_options, plan_argument
 from hetsched.cli.serving_load import ARRIVALS, LOAD_KEYS, MOST_REQUESTS, load_options
 
 if TYPE_CHECKING:
@@ -17,21 +17,15 @@ ROUNDING = 1e-9  # relative: two times that differ by less are the same
 
 
 @click.command("simulate", short_help="Play a plan event by event.")
-@click.argument("plan_path", metavar="PLAN", type=click.Path(path_type=Path))
-@click.option(
-    "--cluster",
-    "cluster_path",
-    type=click.Path(path_type=Path),
-    metavar="CLUSTER",
-    help="Play it on this cluster.  [default: the one the plan names]",
-)
+@plan_argument
+@cluster_option("Play it")
 @click.option(
     "--timeline",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write what happens when there, for Perfetto or chrome://tracing.",
 )
-@memory_fraction_option(None, "The share of a GPU's memory a plan may use.  [default: as the plan was made]")
+@memory_fraction_option()
 @load_options
 @click.option(
     "--requests",
@@ -112,19 +106,19 @@ def simulate(
         raise click.UsageError("--timeline of a serving plan shows one request's life: add --request N.")
     from dataclasses import replace
 
-    from hetsched.cli.serving import highest_rate_of, played
+    from hetsched.cli.serving import Player
     from hetsched.cli.serving_load import Drawing, load_of
     from hetsched.errors import InfeasibleError
     from hetsched.simulate.serving.run import Settings
 
     wanted, drawing = load_of(load, plan.workload), Drawing(requests, seed, arrivals)
-    settings = Settings(routing, seed, request)
+    player = Player(cluster, plan, plan_path.parent, drawing, share, quiet, Settings(routing, seed, request))
     if find_rate:
-        rate = highest_rate_of(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+        rate = player.highest_rate(wanted)
         if not rate:
             raise InfeasibleError(f"{plan_path.name} keeps its limits at no rate", hint="loosen the limits")
         wanted = replace(wanted, rate_per_s=rate)
-    run, predicted = played(cluster, plan, wanted, plan_path.parent, drawing, settings, share, quiet)
+    run, predicted = player.played(wanted)
     if find_rate:
         predicted = {**predicted, "highest_rate_per_s": rate}
     _show_serving(run, predicted, cluster.name, request, timeline, as_json, quiet)
