@@ -78,7 +78,7 @@ def limited_by(judge: Judge, best: Verdict) -> str:
     )
     shares = {name: beyond.attainment(Slo(**{name: limit}), judge.reference) for name, limit in slo.limits.items()}
     words = ""
-    if not judge.keeps_up(best.draft, beyond.requests.rate_per_s):
+    if shares and not judge.keeps_up(best.draft, beyond.requests.rate_per_s):
         words = f"it does {judge.most_per_s(best.draft):.3g} requests/s at most; "
     elif shares:
         worst = min(shares, key=lambda name: shares[name] - slo.limits[name].percentile / 100)

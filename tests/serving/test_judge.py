@@ -38,6 +38,7 @@ def test_a_rate_is_kept_only_where_no_queue_grows(slo: Slo, objective: str) -> N
         assert 0.0 < verdict.rate_per_s <= judge.most_per_s(draft) < 100.0
     else:
         assert not verdict.keeps
+    assert {type(verdict.keeps), type(verdict.rate_per_s)} == {bool, float}  # as JSON has them
 
 
 def test_a_limit_of_years_bounds_nothing() -> None:

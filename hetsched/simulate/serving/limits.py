@@ -54,7 +54,7 @@ def saturated_per_s(run: ServingRun) -> float:
         if count > run.loads[number].peak_batch
         for mine in [served & (run.replica == number)]
     ]
-    return min(rates, default=run.requests_per_s)
+    return float(min(rates, default=run.requests_per_s))
 
 
 def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts) -> float:
