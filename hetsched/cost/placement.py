@@ -1,6 +1,5 @@
 """A training plan on its cluster: the team of each stage, what it works, and who uses which network at once."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,49 +121,69 @@ def gradient_lanes(
 ) -> list[Lanes]:
     """For each ring, the flows that all-reduces make while it goes round; tied: whether the last is a tied embedding's.
 
-    rings: stages by number; nodes, sizes: of each stage's team. All stages reduce at the same time, each one group at a
-    time; the tied embedding's ring comes after them. With ZeRO 3 weights are gathered too, when passes begin, so a
-    stage may be asked for those of several groups.
+    rings: stages by number, in the order in which blocks are reduced; nodes, sizes: of each stage's team. A stage
+    reduces one group at a time, so rings of one stage are never under way at once, all others may be; the tied
+    embedding's comes after them. With ZeRO 3 weights are gathered too, when passes begin, so a stage may be asked for
+    those of several groups.
     """
     if zero == GATHERED_WEIGHTS:
-        return [_flows(rings, nodes, sizes, at_will=True)] * len(rings)
+        return [_at_will(rings, nodes, sizes)] * len(rings)
     blocks = len(rings) - 1 if tied and rings else len(rings)
-    return [_flows(rings[:blocks], nodes, sizes)] * blocks + [_flows([ring], nodes, sizes) for ring in rings[blocks:]]
+    return [_at_once(rings[:blocks], nodes, sizes)] * blocks + [
+        _at_once([ring], nodes, sizes) for ring in rings[blocks:]
+    ]
 
 
-def _flows(rings: Iterable[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int], at_will: bool = False) -> Lanes:
-    """A stage counts once where it sends from and once where it receives, however many groups it has, with the most
-    flows it ever makes; between two nodes there are no more than their stages that send, or receive, there. At will, it
-    counts once for each node it sends to.
-    """
+def _at_will(rings: Iterable[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int]) -> Lanes:
+    """A stage counts once for each node that it sends to, with the most flows it ever makes there."""
     sends: dict[tuple[int, int], int] = {}
-    receives: dict[tuple[int, int], int] = {}
-    for a, b in {step for ring in rings for step in zip(ring, [*ring[1:], ring[0]], strict=True)}:
-        i, j = nodes[a], nodes[b]
-        if i != j:
-            wide = min(sizes[a], sizes[b])
-            if sends.get((a, j), 0) < wide:
-                sends[a, j] = wide
-            if receives.get((b, i), 0) < wide:
-                receives[b, i] = wide
+    for a, b in {step for ring in rings for step in _around(ring)}:
+        if nodes[a] != nodes[b]:
+            sends[a, nodes[b]] = max(sends.get((a, nodes[b]), 0), min(sizes[a], sizes[b]))
     lanes = Lanes()
-    if at_will:
-        for (a, j), wide in sends.items():
-            lanes.add(nodes[a], j, wide)
-        return lanes
-    sent: dict[int, int] = {}
-    received: dict[int, int] = {}
     for (a, j), wide in sends.items():
-        sent[a] = max(wide, sent.get(a, 0))
-        lanes.pairs[nodes[a], j] += wide
-    entered: Counter[tuple[int, int]] = Counter()
-    for (b, i), wide in receives.items():
-        received[b] = max(wide, received.get(b, 0))
-        entered[i, nodes[b]] += wide
-    for pair, wide in entered.items():
-        lanes.pairs[pair] = min(lanes.pairs[pair], wide)
-    for a, wide in sent.items():
-        lanes.out[nodes[a]] += wide
-    for b, wide in received.items():
-        lanes.into[nodes[b]] += wide
+        lanes.add(nodes[a], j, wide)
     return lanes
+
+
+def _at_once(rings: Sequence[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int]) -> Lanes:
+    """The most flows that rings without a common stage make on each way."""
+    out: dict[int, list[tuple[int, int]]] = {}
+    into: dict[int, list[tuple[int, int]]] = {}
+    pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    last: dict[int, int] = {}  # ring of each stage
+    for number, ring in enumerate(rings):
+        for a, b in _around(ring):
+            last[a] = number
+            i, j = nodes[a], nodes[b]
+            if i != j:
+                flows = number, min(sizes[a], sizes[b])
+                out.setdefault(i, []).append(flows)
+                into.setdefault(j, []).append(flows)
+                pairs.setdefault((i, j), []).append(flows)
+    # Stages hold blocks in a row, so a ring and the next ones have common stages up to one, and none after that.
+    apart = [1 + max([last[stage] for stage in ring]) for ring in rings]
+    return Lanes(
+        {node: _most_at_once(flows, apart) for node, flows in out.items()},
+        {node: _most_at_once(flows, apart) for node, flows in into.items()},
+        {pair: _most_at_once(flows, apart) for pair, flows in pairs.items()},
+    )
+
+
+def _most_at_once(flows: Sequence[tuple[int, int]], apart: Sequence[int]) -> int:
+    """The most flows of rings that can be under way at once; flows: (ring, how many) in the order of the rings.
+
+    apart: for each ring, the first after it without a common stage. Longest path, from the last ring on.
+    """
+    most = [0] * (len(flows) + 1)
+    behind = len(flows)
+    for k in range(len(flows) - 1, -1, -1):
+        ring, own = flows[k]
+        while behind > k + 1 and flows[behind - 1][0] >= apart[ring]:
+            behind -= 1
+        most[k] = max(most[k + 1], own + most[behind])
+    return most[0]
+
+
+def _around(ring: Sequence[int]) -> Iterable[tuple[int, int]]:
+    return zip(ring, [*ring[1:], ring[0]], strict=True)

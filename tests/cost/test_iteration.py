@@ -54,18 +54,21 @@ def plain_rings(plan: Plan) -> list[Ring]:
 
 
 class PlainNetwork:
-    """Transfers between nodes, of which each device sends one and receives one at a time: link, uplink and downlink
-    are shared by as many as can go on at once. at_will: it sends to several nodes at a time, and receives from any."""
+    """Transfers between nodes: link, uplink and downlink are shared by as many as can go on at once.
 
-    def __init__(self, cluster: Cluster, transfers: list[tuple[str, str]], at_will: bool = False) -> None:
+    rounds: sets of transfers, each of which can go on at once."""
+
+    def __init__(self, cluster: Cluster, rounds: list[list[tuple[str, str]]]) -> None:
         self.cluster = cluster
-        self.used = [(a, b) for a, b in transfers if self.node(a) != self.node(b)]
-        if at_will:  # a name of its own for each node that a device sends to
-            self.used = list({(a, self.node(b)): (a, b) for a, b in self.used}.values())
-            self.used = [(f"{a}#{self.node(b)}", f"{b}#{a}") for a, b in self.used]
+        self.rounds = [
+            [(self.node(a), self.node(b)) for a, b in hops if self.node(a) != self.node(b)] for hops in rounds
+        ]
 
     def node(self, name: str) -> int:
-        return int(self.cluster.node_of[self.cluster.index_of[name.split("#", maxsplit=1)[0]]])
+        return int(self.cluster.node_of[self.cluster.index_of[name]])
+
+    def most(self, uses: Callable[[int, int], bool]) -> int:
+        return max([1, *(sum(uses(i, j) for i, j in hops) for hops in self.rounds)])
 
     def seconds(self, here: str, there: str, size: float) -> tuple[float, float]:
         """(on the link, latency)"""
@@ -74,12 +77,10 @@ class PlainNetwork:
         if i != j:
             both = self.cluster.network.bandwidth_bytes_per_s
             others = [k for k in range(len(both)) if k not in (i,)]
-            uplink = max(both[i, k] for k in others) / max(1, len({a for a, _ in self.used if self.node(a) == i}))
+            uplink = max(both[i, k] for k in others) / self.most(lambda a, _: a == i)
             senders = [k for k in range(len(both)) if k != j]
-            downlink = max(both[k, j] for k in senders) / max(1, len({b for _, b in self.used if self.node(b) == j}))
-            along = [(a, b) for a, b in self.used if (self.node(a), self.node(b)) == (i, j)]
-            pair = bandwidth / max(1, min(len({a for a, _ in along}), len({b for _, b in along})))
-            bandwidth = min(pair, uplink, downlink)
+            downlink = max(both[k, j] for k in senders) / self.most(lambda _, b: b == j)
+            bandwidth = min(bandwidth / self.most(lambda a, b: (a, b) == (i, j)), uplink, downlink)
         return size / bandwidth, link.latency_s
 
 
@@ -101,8 +102,13 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
     around = [[(name_of[a], name_of[b]) for a, b in zip(ring, ring[1:] + ring[:1], strict=True)] for ring, _ in rings]
     gathers = plan.options.zero == 3
     last = len(rings) - (plan.model.tied_parameters > 0 and len(rings) > 0 and not gathers)
-    together = PlainNetwork(cluster, [hop for hops in around[:last] for hop in hops], at_will=gathers)
-    networks = [together] * last + [PlainNetwork(cluster, hops) for hops in around[last:]]  # the tied one comes last
+    if gathers:  # a device sends once to each node that it ever sends to
+        nodes = {name: name.split("/")[0] for name in name_of.values()}
+        sends = {(a, nodes[b]): (a, b) for hops in around for a, b in hops if nodes[a] != nodes[b]}
+        together = PlainNetwork(cluster, [list(sends.values())])
+    else:
+        together = PlainNetwork(cluster, apart([ring for ring, _ in rings[:last]], around[:last]))
+    networks = [together] * last + [PlainNetwork(cluster, [hops]) for hops in around[last:]]  # the tied one comes last
     alone = PlainNetwork(cluster, [])
 
     def seconds(network: PlainNetwork, ring: list[tuple[int, int]], size: float) -> float:
@@ -130,6 +136,14 @@ def plain_reductions(cluster: Cluster, plan: Plan) -> list[tuple[list[tuple[int,
     ]
 
 
+def apart(rings: list[list[tuple[int, int]]], around: list[list[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
+    """The hops of every set of rings no two of which have a stage in common: a stage is in one ring at a time."""
+    sets: list[list[int]] = [[]]
+    for number, ring in enumerate(rings):
+        sets += [[*others, number] for others in sets if not any(set(ring) & set(rings[other]) for other in others)]
+    return [[hop for number in chosen for hop in around[number]] for chosen in sets]
+
+
 def slowest(network: PlainNetwork, names: list[str], size: float) -> float:
     """A step of a ring: as slow as its slowest hop."""
     return max(sum(network.seconds(a, b, size)) for a, b in zip(names, names[1:] + names[:1], strict=True))
@@ -147,7 +161,7 @@ def plain_iteration(cluster: Cluster, plan: Plan) -> float:
                 gather[place] = gather.get(place, 0.0) + seconds
     names = [[stage.devices[0] for stage in pipeline.stages] for pipeline in plan.pipelines]
     hops = [hop for line in names for hop in pairwise(line)]
-    forth, back = PlainNetwork(cluster, hops), PlainNetwork(cluster, [(b, a) for a, b in hops])
+    forth, back = PlainNetwork(cluster, [hops]), PlainNetwork(cluster, [[(b, a) for a, b in hops]])
     free: dict[tuple[int, int], float] = {}
     for p, (pipeline, line) in enumerate(zip(plan.pipelines, names, strict=True)):
         works = [
