@@ -18,11 +18,14 @@ def export(plan_path: Path, launcher: str, output: Path, quiet: bool) -> None:
     """Write the files that start PLAN into the folder DIR, which is made where it is missing.
 
     torchrun, of a training plan: a script for each node, the plan, and a README.txt that says what to do with them.
-    nginx, of a serving plan: a router that shares requests among the replicas as the plan says.
+    nginx, of a serving plan: a router that shares requests among the replicas as the plan says; where prefill and
+    decode stand apart, with a router of SGLang's or vLLM's for each route behind it, so that each pair has its share.
+    sglang, vllm: that, and for each node a script that starts its replicas.
 
     \b
-    Example:
+    Examples:
       hetsched export plan.json --to torchrun -o launch
+      hetsched export serving.json --to sglang -o launch
     """
     from hetsched.cli.output import say
     from hetsched.errors import HetschedError

@@ -1,6 +1,8 @@
 """A router in front of the replicas of a serving plan: nginx, which shares requests by weight, in turn.
 
-Its weighted round robin is the smooth one that `hetsched simulate --routing shares` plays.
+Its weighted round robin is the smooth one that `hetsched simulate --routing shares` plays. It hands no request on, so
+where prefill and decode stand apart there is for each route of the plan a router that knows of both behind it
+(`hetsched.exporters.handover`), and nginx shares the requests among these.
 """
 
 import json
@@ -9,59 +11,61 @@ from functools import reduce
 from math import gcd
 
 from hetsched.errors import HetschedError
-from hetsched.plan import ServingPlan
+from hetsched.exporters.handover import LOCAL, addresses, handover_script, route_table, routes_of
+from hetsched.plan import ServingPipeline, ServingPlan
 
 PORT = 8000  # of the first replica on a node; the next has the next
 LISTEN = 8080
-PARTS = 1000  # into which shares are divided
+PARTS = 10_000  # into which shares are divided
 HOST = re.compile(r"[A-Za-z0-9._-]+")
 
 
 def export_nginx(plan: ServingPlan, *, port: int = PORT, listen: int = LISTEN) -> dict[str, str]:
-    """{file name: content}: `nginx.conf`, `plan.json` and `README.txt`.
+    """{file name: content}: `nginx.conf`, `plan.json` and `README.txt`; with prefill and decode apart `handover.sh`.
 
-    A replica is at the node of its first GPU. Raises HetschedError for a plan with prefill and decode apart, whose
-    second hand nginx can't play, and for node names that are no host names.
+    A replica is at the node of its first GPU. Raises HetschedError for node names that are no host names.
     """
-    _refuse(plan)
-    used: dict[str, int] = {}
+    check_hosts(plan)
+    address = addresses(plan, port)
     shares = plan.shares(None)
-    weights = _weights([shares[pipeline.name] for pipeline in plan.pipelines])
-    servers, table = [], []
-    for pipeline, weight in zip(plan.pipelines, weights, strict=True):
-        node = pipeline.devices[0].rpartition("/")[0]
-        address = f"{node}:{port + used.get(node, 0)}"
-        used[node] = used.get(node, 0) + 1
-        state = f"weight={weight}" if weight else "down"
-        servers.append(f"        server {address} {state} max_fails=3 fail_timeout=10s;")
-        degrees = " + ".join(str(stage.tensor_parallel) for stage in pipeline.stages)
-        table.append(
-            f"  {address}  {shares[pipeline.name]:.1%} of the requests, at most {pipeline.max_batch} at once, "
-            f"{degrees} GPU{'s' * (len(pipeline.devices) > 1)}: {', '.join(pipeline.devices)}"
-        )
+    routes = routes_of(plan)
+    targets = [(address[p.name], shares.get(p.name, 0.0)) for p in plan.pipelines if p.role == "both"]
+    targets += [(f"{LOCAL}:{route.port}", route.share) for route in routes]
+    weights = _weights([share for _, share in targets])
+    servers = [
+        f"        server {target} {f'weight={weight}' if weight else 'down'} max_fails=3 fail_timeout=10s;"
+        for (target, _), weight in zip(targets, weights, strict=True)
+    ]
+    table = [f"  {address[pipeline.name]}  {_words(pipeline, shares)}" for pipeline in plan.pipelines]
     return {
         "nginx.conf": _configuration(servers, listen),
+        **({"handover.sh": handover_script(plan, address)} if routes else {}),
         "plan.json": json.dumps(plan.to_json(), indent=2) + "\n",
-        "README.txt": _readme(table, listen),
+        "README.txt": _readme(table, listen, route_table(plan)),
     }
 
 
-def _refuse(plan: ServingPlan) -> None:
-    if plan.disaggregated:
-        raise HetschedError(
-            "export to nginx: the plan has prefill and decode apart, and nginx hands no request on",
-            hint='use a router that knows of both, e.g. SGLang\'s, or a plan whose pipelines all have the role "both"',
-        )
+def _words(pipeline: ServingPipeline, shares: dict[str, float]) -> str:
+    """What a replica does, and on which GPUs."""
+    share = f"{shares.get(pipeline.name, 0.0):.1%} of the requests"
+    does = {"both": share, "prefill": f"prefill of {share}", "decode": "decode"}[pipeline.role]
+    degrees = " + ".join(str(stage.tensor_parallel) for stage in pipeline.stages)
+    gpus = f"{degrees} GPU{'s' * (len(pipeline.devices) > 1)}: {', '.join(pipeline.devices)}"
+    return f"{pipeline.name}: {does}, at most {pipeline.max_batch} at once, {gpus}"
+
+
+def check_hosts(plan: ServingPlan) -> None:
+    """Raises HetschedError where a node has a name that no host can have."""
     for node in plan.devices_by_node:
         if not HOST.fullmatch(node):
             raise HetschedError(
-                f"export to nginx: the node {node!r} has no name that a host can have",
+                f"export: the node {node!r} has no name that a host can have",
                 hint="rename it in the cluster file: letters, digits, dots, dashes",
             )
 
 
 def _weights(shares: list[float]) -> list[int]:
-    """Whole numbers in the proportion of the shares, in thousandths of which those that are not 0 get one at least."""
+    """Whole numbers in the proportion of the shares, in `PARTS`; those that are not 0 get one at least."""
     parts = [max(1, round(share * PARTS)) if share > 0 else 0 for share in shares]
     common = reduce(gcd, parts)
     return [part // common for part in parts]
@@ -96,17 +100,31 @@ http {{
 """
 
 
-def _readme(table: list[str], listen: int) -> str:
+def _readme(table: list[str], listen: int, routes: list[str]) -> str:
     replicas = "\n".join(table)
+    handed = "\n".join(routes)
+    apart = f"""
+Prefill and decode stand apart. SGLang's router and vLLM's choose a prefill and a decode server independently of one
+another and know no weights, so with one router for all servers the plan's routes would not be kept. Here each route has
+a router of its own, which knows one server of each kind; nginx shares the requests among these, and so the share of
+each pair is kept:
+
+{handed}
+
+handover.sh starts them all on the machine of nginx, and stops them when it ends. PD_ROUTER=sglang (the default; pip
+install sglang-router, for servers of SGLang) or PD_ROUTER=vllm (pip install vllm-router, for servers of vLLM):
+
+  PD_ROUTER=sglang sh handover.sh
+"""
     return f"""A router for the replicas in plan.json: nginx shares the requests by the plan's weights, in turn.
 
 Start a server of the model for each of these, on the GPUs named, at that address:
 
 {replicas}
-
+{apart if routes else ""}
 Then start the router and send requests to port {listen}:
 
   nginx -c "$PWD/nginx.conf" -g "daemon off;"
 
-Addresses are the names of the nodes in the cluster file; change them in nginx.conf where the machines have others.
+Addresses are the names of the nodes in the cluster file; change them in the files where the machines have others.
 """

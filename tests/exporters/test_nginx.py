@@ -15,7 +15,7 @@ from hetsched.catalog import find_model
 from hetsched.errors import HetschedError
 from hetsched.exporters import SERVING_EXPORTERS
 from hetsched.exporters.nginx import export_nginx
-from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage, equal_routes
+from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage
 from hetsched.readers import read_serving_plan
 from hetsched.simulate.serving.router import Shares
 from hetsched.workload import ServingLoad
@@ -60,15 +60,7 @@ def test_weights_ports_and_files(tmp_path: Path) -> None:
     assert read_serving_plan(tmp_path / "plan.json") == plan((0.5, 0.3, 0.2, 0.0))
 
 
-def test_what_nginx_can_not_do_is_refused() -> None:
-    assert MODEL is not None
-    pipelines = (
-        ServingPipeline("p0", (Stage((0, 12), ("a/0",)),), 8, "prefill"),
-        ServingPipeline("d0", (Stage((0, 12), ("a/1",)),), 8, "decode"),
-    )
-    apart = ServingPlan(MODEL, ServingLoad(), pipelines, equal_routes(pipelines))
-    with pytest.raises(HetschedError, match="prefill and decode apart"):
-        export_nginx(apart)
+def test_a_node_that_is_no_host_is_refused() -> None:
     with pytest.raises(HetschedError, match="'a; return 200'"):
         export_nginx(plan((1.0,), node="a; return 200"))
 
