@@ -23,13 +23,15 @@ class Moment(NamedTuple):
 class Job:
     """A request in the simulation.
 
-    made: tokens it has so far; kv_tokens: what it holds while no decode step is under way (see `Group.kv_of`).
-    available_s: since when it waits. first_s, finish_s: when its first and last tokens were made.
+    made: tokens it has so far; kv_tokens: what it holds while no decode step is under way (see `Group.kv_of`). entry,
+    replica: positions of the pipeline that it came to and of the one where it is. available_s: since when it waits.
+    first_s, finish_s: when its first and last tokens were made.
     """
 
     __slots__ = (
         "arrival_s",
         "available_s",
+        "entry",
         "filled",
         "finish_s",
         "first_s",
@@ -52,7 +54,7 @@ class Job:
         self.made = self.kv_tokens = self.filled = self.joined = self.ticket = self.preemptions = 0
         self.first_s = self.finish_s = float("nan")
         self.rejected = False
-        self.replica = -1
+        self.entry = self.replica = -1
         self.log: list[Moment] | None = [] if record else None
 
     @property

@@ -8,6 +8,7 @@ from hetsched.simulate.serving.result import Counts, Floats, ServingRun
 
 PRECISION = 0.02  # of the rate, relative
 MOST_RUNS = 40
+FULL = 0.9  # of its sequences, or of its KV cache
 TINY = 1e-12  # seconds
 
 
@@ -44,24 +45,34 @@ def saturated_per_s(run: ServingRun) -> float:
 
     What each replica does while it is full, over its share of the requests, is what the plan would do if the others
     were endless; the least of these is what it does. A replica that had all its requests in hand at once has shown no
-    limit.
+    limit, nor has one that KV caches come to and that was never full; one that prefills has always more to do.
     """
-    served = np.isfinite(run.finish_s)
-    numbers, counts = np.unique(run.replica[served], return_counts=True)
-    rates = [
-        full_per_s(run.first_s[mine], run.finish_s[mine], run.requests.output_tokens[mine]) * counts.sum() / count
-        for number, count in zip(numbers, counts, strict=True)
-        if count > run.loads[number].peak_batch
-        for mine in [served & (run.replica == number)]
-    ]
+    served, plan, requests = np.isfinite(run.finish_s), run.plan, run.requests
+    rates = []
+    for number, (pipeline, load) in enumerate(zip(plan.pipelines, run.loads, strict=True)):
+        if pipeline.role == "prefill":
+            mine, ends_s, tokens, since_s = served & (run.entry == number), run.first_s, requests.input_tokens, 0.0
+            shown = mine.any()
+        else:
+            mine, ends_s, tokens, since_s = served & (run.replica == number), run.finish_s, requests.output_tokens, 0.0
+            shown = mine.sum() > load.peak_batch
+            if plan.disaggregated and shown:
+                kv_full = load.kv_peak_tokens >= FULL * load.kv_capacity_tokens
+                shown = kv_full or load.peak_batch >= FULL * pipeline.max_batch
+                since_s = float(np.sort(run.first_s[mine])[load.peak_batch - 1])  # by then it may be full
+        if shown:
+            rate = full_per_s(run.first_s[mine], ends_s[mine], tokens[mine], since_s)
+            rates.append(rate * served.sum() / mine.sum())
     return float(min(rates, default=run.requests_per_s))
 
 
-def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts) -> float:
-    """Of a replica's requests, from the beginning until the last one starts: by the tokens made.
+def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts, since_s: float = 0.0) -> float:
+    """Of a replica's requests, from a time on until the last one starts: by the tokens made.
 
     Whole requests would mislead: those of one length end in crowds, and of many lengths the short ones end first.
     """
-    until = float(np.max(finish_s, where=finish_s <= first_s.max(), initial=0.0) or finish_s.max())
-    come = np.clip((until - first_s) / np.maximum(finish_s - first_s, TINY), 0.0, 1.0)
-    return float(come @ tokens / tokens.mean()) / until
+    until_s = float(np.max(finish_s, where=finish_s <= first_s.max(), initial=0.0) or finish_s.max())
+    since_s = since_s if since_s < until_s else 0.0
+    takes_s = np.maximum(finish_s - first_s, TINY)
+    made = [np.clip((now - first_s) / takes_s, 0.0, 1.0) @ tokens for now in (since_s, until_s)]
+    return float((made[1] - made[0]) / tokens.mean() / (until_s - since_s))

@@ -63,9 +63,9 @@ class ReplicaLoad:
 class ServingRun:
     """One simulation. Arrays are (requests,), in the order of arrival.
 
-    first_s, finish_s: when a request had its first and its last token, nan where it was rejected; replica: the position
-    of the pipeline that finished it. span_s: from the first arrival to the last token. moments: the life of the
-    request that was recorded.
+    first_s, finish_s: when a request had its first and its last token, nan where it was rejected; entry, replica: the
+    positions of the pipelines that it came to and that finished it. span_s: from the first arrival to the last token.
+    moments: the life of the request that was recorded.
     """
 
     plan: ServingPlan
@@ -74,6 +74,7 @@ class ServingRun:
     finish_s: Floats
     rejected: Mask
     preemptions: Counts
+    entry: Counts
     replica: Counts
     loads: tuple[ReplicaLoad, ...]
     span_s: float

@@ -132,7 +132,7 @@ class _Run:
             engine.outcomes.clear()
 
     def _refused(self, job: Job, number: int) -> bool:
-        job.replica = number
+        job.entry = job.replica = number
         job.rejected = not self.engines[number].fits(job)
         return job.rejected
 
@@ -252,6 +252,7 @@ def _result(plan: ServingPlan, requests: Requests, engines: list[Engine], jobs: 
         finish_s=ends,
         rejected=np.array([job.rejected for job in jobs]),
         preemptions=np.array([job.preemptions for job in jobs]),
+        entry=np.array([job.entry for job in jobs]),
         replica=np.array([job.replica for job in jobs]),
         loads=loads,
         span_s=span_s,
