@@ -43,7 +43,7 @@ class SharedNetwork:
 
     supply: (sources,), demand: (targets,), what each can send or take; ends: (routes, 2), its source and target; most:
     (routes,), what each carries alone. use: (resources, routes), what a unit of a route's flow takes of each resource,
-    of which there is 1.
+    of which there is 1. worth: (routes,), not negative, what a unit of each route's flow counts; None: 1.
     """
 
     supply: Floats
@@ -51,13 +51,16 @@ class SharedNetwork:
     ends: Ints
     most: Floats
     use: csr_array
+    worth: Floats | None = None
 
     def flow(self) -> tuple[float, Floats]:
         """(the largest flow, (routes,) what each route carries).
 
         By `max_flow`, as if nothing were shared; where that takes more of a resource than there is, by the linear
-        programme that knows.
+        programme that knows. So where routes are not worth the same.
         """
+        if self.worth is not None:
+            return self._together()
         value, flows = self._apart()
         if self.use.shape[0] and (self.use @ flows > 1.0 + LEAST_GAIN).any():
             return self._together()
@@ -79,10 +82,16 @@ class SharedNetwork:
         return value, flows[sources : sources + routes]
 
     def _together(self) -> tuple[float, Floats]:
+        if not len(self.ends):
+            return 0.0, np.zeros(0)
         rows, limits = self._rows()
-        found = _programme(-np.ones(len(self.ends)), [(rows, np.full(len(limits), -np.inf), limits)], self.most)
+        found = _programme(-self._worth, [(rows, np.full(len(limits), -np.inf), limits)], self.most)
         flows = np.zeros(len(self.ends)) if found is None else found
-        return float(flows.sum()), flows
+        return float(self._worth @ flows), flows
+
+    @property
+    def _worth(self) -> Floats:
+        return np.ones(len(self.ends)) if self.worth is None else self.worth
 
     def levelled(self, value: float) -> Floats:
         """(routes,): a flow of that value in which no source, target or resource is used more than must be.
@@ -97,7 +106,7 @@ class SharedNetwork:
         counts = (len(self.supply), len(self.demand), self.use.shape[0])
         level = csr_array(np.repeat(np.eye(3), counts, axis=0) * -limits[:, None])
         none = np.full(len(limits), -np.inf)
-        total = csr_array(np.concatenate([np.ones(routes), np.zeros(3)])[None, :])
+        total = csr_array(np.concatenate([self._worth, np.zeros(3)])[None, :])
         found = _programme(
             np.concatenate([np.zeros(routes), [1.0, 1.0, 0.1]]),
             [

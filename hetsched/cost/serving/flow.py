@@ -8,7 +8,7 @@ A flow is a bound of means: no queue, no latency, no KV that waits. The request 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -82,11 +82,15 @@ def kv_use(cluster: Cluster, parts: Sequence[KvPart], tokens: float) -> KvUse:
 
 @dataclass(frozen=True, eq=False)
 class KvNetwork:
-    """Prefill and decode replicas by what they do, requests a second, and the ways between them by their positions."""
+    """Prefill and decode replicas by what they do, requests a second, and the ways between them by their positions.
+
+    keeps: (decode replicas,), what a request that is decoded there counts, as it takes the place of others; None: 1.
+    """
 
     prefill_per_s: Floats
     decode_per_s: Floats
     ways: Mapping[tuple[int, int], KvUse]
+    keeps: Floats | None = None
 
     @cached_property
     def wires(self) -> list[Wire]:
@@ -112,7 +116,8 @@ class KvNetwork:
         shared = rows >= 0
         shape = (len(self.wires), len(self.ways))
         use = csr_array((seconds[shared], (rows[shared], columns[shared])), shape=shape)
-        return SharedNetwork(self.prefill_per_s, self.decode_per_s, ends, self.most_per_s, use)
+        worth = None if self.keeps is None else self.keeps[ends[:, 1]]
+        return SharedNetwork(self.prefill_per_s, self.decode_per_s, ends, self.most_per_s, use, worth)
 
     @cached_property
     def flow(self) -> tuple[float, Floats]:
@@ -142,7 +147,7 @@ def _own_s(use: KvUse) -> float:
 
 @dataclass(frozen=True, slots=True)
 class FlowNode:
-    """A replica in a flow."""
+    """A replica in a flow; one that does both phases by the whole requests that it does, capacity likewise."""
 
     name: str
     role: str
@@ -188,28 +193,33 @@ def serving_flow(
         times = replica_times(cluster, plan.model, pipeline.stages, plan.precision, memory_fraction)
         capacity[pipeline.name] = steady_replica(plan, pipeline, times, traffic).capacity_per_s
     sides = {role: [p for p in plan.pipelines if p.role == role] for role in ("prefill", "decode", "both")}
+    handed = {route.target for route in plan.routes if route.source is not None}
+    taking = [b for b in sides["both"] if b.name in handed]  # a request decoded there takes the place of others
+    targets, decodes = [*sides["decode"], *taking], dict(capacity)
+    for pipeline in taking:
+        times = replica_times(cluster, plan.model, pipeline.stages, plan.precision, memory_fraction)
+        decodes[pipeline.name] = steady_replica(plan, replace(pipeline, role="decode"), times, traffic).capacity_per_s
+    whole_per_s = np.array([capacity[d.name] if d.role == "both" else 0.0 for d in targets])
+    demand = np.array([decodes[d.name] for d in targets])
     ways = {
         (i, j): kv_use(cluster, kv_parts(cluster, plan.model, plan.precision, p.stages, d.stages), traffic.input_tokens)
         for i, p in enumerate(sides["prefill"])
-        for j, d in enumerate(sides["decode"])
+        for j, d in enumerate(targets)
     }
-    network = KvNetwork(
-        np.array([capacity[p.name] for p in sides["prefill"]]),
-        np.array([capacity[d.name] for d in sides["decode"]]),
-        ways,
-    )
+    keeps = np.maximum(0.0, 1.0 - whole_per_s / np.maximum(demand, 1e-12)) if taking else None
+    network = KvNetwork(np.array([capacity[p.name] for p in sides["prefill"]]), demand, ways, keeps)
     value, flows = network.flow[0], network.levelled()
     sent, taken, _, used = network.loads(flows)
-    ordered = [*sides["prefill"], *sides["decode"], *sides["both"]]
-    loads = [*sent, *taken, *np.ones(len(sides["both"]))]
+    load = {p.name: share for p, share in zip([*sides["prefill"], *targets], [*sent, *taken], strict=True)}
+    load |= {b.name: 1.0 - load.get(b.name, 0.0) for b in sides["both"]}  # with whole requests
     nodes = [
-        FlowNode(pipeline.name, pipeline.role, capacity[pipeline.name], float(load * capacity[pipeline.name]))
-        for pipeline, load in zip(ordered, loads, strict=True)
+        FlowNode(p.name, p.role, capacity[p.name], float(load[p.name] * capacity[p.name]))
+        for p in (*sides["prefill"], *sides["decode"], *sides["both"])
     ]
     edges = [
         FlowEdge(
             sides["prefill"][i].name,
-            sides["decode"][j].name,
+            targets[j].name,
             float(most),
             float(flow),
             use.whole_s,
@@ -217,7 +227,7 @@ def serving_flow(
         )
         for ((i, j), use), most, flow in zip(ways.items(), network.most_per_s, flows, strict=True)
     ]
-    full = [node.name for node in nodes if node.flow_per_s >= node.capacity_per_s * FULL]
+    full = [n.name for n in nodes if n.flow_per_s >= n.capacity_per_s * FULL or (n.name in handed and n.role == "both")]
     full += [f"{e.source} → {e.target}" for e in edges if e.flow_per_s >= e.capacity_per_s * FULL]
     full += [wire.words(cluster) for wire, share in zip(network.wires, used, strict=True) if share >= FULL]
     whole = value + sum(capacity[b.name] for b in sides["both"])

@@ -7,7 +7,7 @@ from hetsched.catalog import find_gpu
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost.serving.flow import Wire, kv_use, serving_flow
 from hetsched.cost.serving.kv_transfer import kv_bytes_per_token, kv_parts
-from hetsched.plan import ServingPipeline, ServingPlan, Stage, equal_routes
+from hetsched.plan import Route, ServingPipeline, ServingPlan, Stage, equal_routes
 from hetsched.precision import Precision
 from hetsched.readers import resolve_model
 from hetsched.requests import sampled
@@ -97,3 +97,20 @@ def test_long_simulations_come_near_the_flow() -> None:
     done = np.sort(run.finish_s)
     rate = (2400 - 900) / (done[2399] - done[899])
     assert rate == pytest.approx(serving_flow(here, several).value_per_s, rel=0.06)
+
+
+@pytest.mark.parametrize("gbps", [100.0, 0.5])
+def test_what_a_replica_for_both_takes_in_displaces_what_it_does_itself(gbps: float) -> None:
+    """Of one unit of its time a request takes 1 / whole, one that comes prefilled 1 / decode."""
+    here, prefill = cluster(gbps), pipeline("p0", "prefill", (0, 32, "a/0"))
+    apart = serving_flow(here, plan(prefill, pipeline("d0", "decode", (0, 32, "c/0"))))
+    alone = serving_flow(here, plan(pipeline("r0", "both", (0, 32, "c/0"))))
+    whole, (_, decode) = alone.value_per_s, (node.capacity_per_s for node in apart.nodes)
+    (edge,) = apart.edges
+    most = min(apart.nodes[0].capacity_per_s, edge.capacity_per_s, decode)
+    pipelines = (prefill, pipeline("r0", "both", (0, 32, "c/0")))
+    routes = (Route(None, "p0", 0.5), Route(None, "r0", 0.5), Route("p0", "r0", 1.0))
+    mixed = serving_flow(here, ServingPlan(MODEL, ServingLoad(800, 60), pipelines, routes))
+    assert mixed.value_per_s == pytest.approx(most + whole * (1.0 - most / decode), rel=1e-6)
+    assert mixed.edges[0].flow_per_s == pytest.approx(most, rel=1e-6)
+    assert mixed.nodes[1].flow_per_s == pytest.approx(whole * (1.0 - most / decode), rel=1e-6)
