@@ -32,13 +32,13 @@ class DistServe:
     apart: bool = True
 
     def steps(self, workshop: Workshop) -> int:
-        """Its iterator ends."""
-        return 10**6
+        """As many as there are pairs and numbers of prefill replicas, at most, and the drafts."""
+        return min(len(_few(shapes(workshop))), MOST_SHAPES) ** 2 * MOST_COUNTS + FINALISTS
 
     def search(self, workshop: Workshop, rng: np.random.Generator) -> Iterator[Draft | None]:
         """None for each pair and number of prefill replicas; then drafts of those with most flow, the best first."""
         phases, known = Phases(workshop), dict[tuple[tuple[Stage, ...], str], Replica]()
-        found: list[Flowing] = []
+        pairs: list[list[Replica]] = []
 
         def made(stages: tuple[Stage, ...], role: str) -> Replica:
             if (stages, role) not in known:
@@ -54,10 +54,26 @@ class DistServe:
         for prefill, decode in product(best("prefill"), best("decode")):
             for first, second in _divisions(workshop, prefill, decode):
                 replicas = [made(stages, "prefill") for stages in first] + [made(s, "decode") for s in second]
-                found.append(phases.flowing([replica for replica in replicas if replica.rate_per_s > 0.0]))
+                replicas = [made(stages, "prefill") for stages in first] + [made(s, "decode") for s in second]
+                pairs.append([replica for replica in replicas if replica.rate_per_s > 0.0])
                 yield None
-        for flowing in sorted(found, key=lambda each: -each.value_per_s)[:FINALISTS]:
+        for flowing in _most(phases, pairs):
             yield phases.draft(flowing)
+
+
+def _most(phases: Phases, pairs: list[list[Replica]]) -> list[Flowing]:
+    """The `FINALISTS` of most flow, the best first; none flows more than the weaker side does."""
+    bounds = [
+        min(sum(r.rate_per_s for r in pair if r.role == role) for role in ("prefill", "decode")) for pair in pairs
+    ]
+    found: list[Flowing] = []
+    for number in sorted(range(len(pairs)), key=lambda number: -bounds[number]):
+        if len(found) == FINALISTS and bounds[number] <= found[-1].value_per_s:
+            break
+        found.append(phases.flowing(pairs[number]))
+        found.sort(key=lambda flowing: -flowing.value_per_s)
+        del found[FINALISTS:]
+    return found
 
 
 def _worth(replicas: list[Replica]) -> float:
