@@ -36,7 +36,8 @@ def full_rate_per_s(times: StepTimes, role: str, max_batch: int, options: Servin
             engine.arrive(job)
         engine.advance(float("inf"))
     first_s, finish_s = (np.array([getattr(job, name) for job in jobs]) for name in ("first_s", "finish_s"))
-    rate = full_per_s(first_s, finish_s, np.array([job.output for job in jobs]))
+    tokens = np.array([job.output for job in jobs])
+    rate = full_per_s(first_s, finish_s, tokens, float(tokens.mean()))
     passing = float((requests.output_tokens > 1).mean()) if role == "decode" else 1.0
     return rate / passing
 

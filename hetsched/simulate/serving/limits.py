@@ -51,23 +51,25 @@ def saturated_per_s(run: ServingRun) -> float:
     rates = []
     for number, (pipeline, load) in enumerate(zip(plan.pipelines, run.loads, strict=True)):
         if pipeline.role == "prefill":
-            mine, ends_s, tokens, since_s = served & (run.entry == number), run.first_s, requests.input_tokens, 0.0
+            mine, ends_s, tokens = served & (run.entry == number), run.first_s, requests.input_tokens
             shown = mine.any()
+            since_s = float(np.min(ends_s, where=mine, initial=np.inf))  # its pipeline is full
         else:
-            mine, ends_s, tokens, since_s = served & (run.replica == number), run.finish_s, requests.output_tokens, 0.0
-            shown = mine.sum() > load.peak_batch
+            mine, ends_s, tokens = served & (run.replica == number), run.finish_s, requests.output_tokens
+            shown, since_s = mine.sum() > load.peak_batch, 0.0
             if plan.disaggregated and shown:
                 kv_full = load.kv_peak_tokens >= FULL * load.kv_capacity_tokens
                 shown = kv_full or load.peak_batch >= FULL * pipeline.max_batch
                 since_s = float(np.sort(run.first_s[mine])[load.peak_batch - 1])  # by then it may be full
         if shown:
-            rate = full_per_s(run.first_s[mine], ends_s[mine], tokens[mine], since_s)
+            mean_tokens = float(tokens[served].mean())  # of all: a replica's own are longer or shorter by chance
+            rate = full_per_s(run.first_s[mine], ends_s[mine], tokens[mine], mean_tokens, since_s)
             rates.append(rate * served.sum() / mine.sum())
     return float(min(rates, default=run.requests_per_s))
 
 
-def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts, since_s: float = 0.0) -> float:
-    """Of a replica's requests, from a time on until the last one starts: by the tokens made.
+def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts, mean_tokens: float, since_s: float = 0.0) -> float:
+    """Requests of mean length that a replica does a second, from a time on until the last one starts: by their tokens.
 
     Whole requests would mislead: those of one length end in crowds, and of many lengths the short ones end first.
     """
@@ -75,4 +77,4 @@ def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts, since_s: float
     since_s = since_s if since_s < until_s else 0.0
     takes_s = np.maximum(finish_s - first_s, TINY)
     made = [np.clip((now - first_s) / takes_s, 0.0, 1.0) @ tokens for now in (since_s, until_s)]
-    return float((made[1] - made[0]) / tokens.mean() / (until_s - since_s))
+    return float((made[1] - made[0]) / mean_tokens / (until_s - since_s))
