@@ -59,12 +59,23 @@ class Arena:
         return standing.seconds * (rent(standing.chains) if rent else 1.0)
 
     def stand(self, hand: Hand) -> Standing | None:
-        """The price of a hand, its layers split; None where it does not fit."""
-        chains = [self.pricer.split(tuple(groups), len(hand)) for groups in hand]
-        if not chains or any(chain is None or not self.limits.allow(chain) for chain in chains):
+        """The price of a hand, its layers split, each pipeline for itself or all alike; None where it does not fit."""
+        split, size = self.pricer.split, len(hand)
+        chains = [split(tuple(groups), size) for groups in hand]
+        if not all(chain is None or self.limits.allow(chain) for chain in chains):
             return None
-        standing = self.pricer.stand([chain for chain in chains if chain is not None])
-        return standing if standing.seconds < inf else None
+        trials = [] if None in chains else [[chain for chain in chains if chain is not None]]
+        if len({len(groups) for groups in hand}) == 1 and len(set(map(_layers, chains))) > 1:
+            slowest = tuple(max(groups, key=self.pricer.block_s) for groups in zip(*hand, strict=True))
+            alike = split(slowest, size)
+            if alike is not None:
+                trials.append([tuple(zip(groups, _layers(alike), strict=True)) for groups in hand])
+        found = [standing for chains in trials if (standing := self.pricer.stand(chains)).seconds < inf]
+        return min(found, key=self.worth, default=None)
+
+
+def _layers(chain: Chain | None) -> tuple[int, ...]:
+    return tuple([layers for _, layers in chain or ()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +160,10 @@ class Arenas:
             if quick and best is not None:
                 break
         return best
+
+    def settle_as(self, arena: Arena, hand: Hand) -> Place | None:
+        """The hand with the schedule and the micro-batch size of an arena; None where it does not fit so."""
+        return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
 
 
 def _first(ladder: Iterable[Arena], hand: Hand) -> Place | None:

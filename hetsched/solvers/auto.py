@@ -6,9 +6,10 @@ as starts, the baseline's and those of `grid_starts`; then islands of them, as o
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from random import Random
 
 import numpy as np
@@ -23,7 +24,8 @@ from hetsched.solvers.grid_rounds import GridField, GridRounds
 from hetsched.solvers.grid_starts import start_grids
 from hetsched.solvers.hierarchical import settled_best, starts
 from hetsched.solvers.layouts import grid_search
-from hetsched.solvers.megatron import Megatron, inventory_grids
+from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
+from hetsched.solvers.tilings import Tilings
 
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 ISLANDS = 12
@@ -52,11 +54,19 @@ class Auto:
         yield from self._islands(arenas, model, rng) if arenas else self._on_grids(problem, model, rng)
 
     def _islands(self, arenas: Arenas, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
-        found = (list(starts(arenas, rng)), list(_on_inventory(arenas)))
-        places = _best([place for line in found for place in settled_best(arenas, line, ISLANDS)])
+        lines: list[list[Place]] = []
+        best_s = inf
+        for line in _starts(arenas, rng):
+            lines.append([])
+            for place in line:
+                lines[-1].append(place)
+                if place.worth < best_s:
+                    best_s = place.worth
+                    yield place.candidate()
+        places = _best([place for line in lines for place in settled_best(arenas, line, ISLANDS)])
         if not places:  # the baseline's plans say what does not fit
             yield from Megatron().search(arenas.problem, model, rng)
-        for place in places:
+        for place in places[:1]:
             yield place.candidate()
         islands = Archipelago(places, Random(int(rng.integers(1 << 60))))
         while islands:
@@ -80,6 +90,14 @@ def _best(places: list[Place]) -> list[Place]:
     """The best, those of one price and number of pipelines once."""
     apart = {(len(place.standing.chains), f"{place.worth:.9g}"): place for place in places}
     return sorted(apart.values(), key=lambda place: place.worth)[:ISLANDS]
+
+
+def _starts(arenas: Arenas, rng: np.random.Generator) -> Iterator[Iterable[Place]]:
+    """Lines of starts."""
+    yield Tilings(arenas, rng).starts()
+    if len(arenas.problem.cluster.devices) <= MANY_DEVICES:
+        yield starts(arenas, rng)
+        yield _on_inventory(arenas)
 
 
 def _on_inventory(arenas: Arenas) -> Iterator[Place]:
