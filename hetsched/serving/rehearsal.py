@@ -30,14 +30,19 @@ class Rehearsal:
     ) -> list[Draft]:
         """The best drafts of divisions, by measured rates, the best first.
 
-        One layout of each group of the `first` divisions is played; then what that of all with most hopes lacks: one
-        layout of each of its groups, then others near, until about `plays` replicas were.
+        One layout of each group of the `first` divisions is played, of the first of them whatever that takes; then what
+        that of all with most hopes lacks: one layout of each of its groups, then others near, until about `plays`
+        replicas were.
         """
+        began = self.judge.plays
         promising = sorted(pool, key=self.workshop.score, reverse=True)[:MOST_POOL]
         ranked = list(dict.fromkeys(tuple(groups) for groups in (*first, *promising)))
-        for group in dict.fromkeys(group for groups in first for group in groups):
-            self._meet(group)
-        began = self.judge.plays
+        for number, groups in enumerate(first):
+            if number and self.judge.plays - began >= plays:
+                break
+            for group in groups:
+                if group not in self._known:
+                    self._meet(group)
         while ranked and self.judge.plays - began < plays:
             ranked.sort(key=self._hopes, reverse=True)
             unknown = [group for group in ranked[0] if group not in self._known]

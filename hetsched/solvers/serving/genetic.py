@@ -13,7 +13,7 @@ from math import inf
 import numpy as np
 
 from hetsched.solvers.serving.market import Market
-from hetsched.solvers.serving.neighbours import clustered, grown, most_groups
+from hetsched.solvers.serving.neighbours import COUNTS, MANY_GROUPS, clustered, group_counts, grown
 from hetsched.solvers.serving.workshop import Draft, Group, Workshop
 
 Partition = tuple[Group, ...]
@@ -83,7 +83,7 @@ class Genetic:
         yield _canonical([frozenset(devices) for devices in by_node.values()])
         for groups in grown(workshop):
             yield _canonical(groups)
-        for count in range(1, most_groups(workshop) + 1):
+        for count in group_counts(workshop, MANY_GROUPS, COUNTS):
             yield _canonical(clustered(workshop, count, rng))
 
     def _parent(self, kept: dict[Partition, float], rng: np.random.Generator) -> Partition:

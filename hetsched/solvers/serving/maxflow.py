@@ -17,7 +17,7 @@ from hetsched.algorithms.balanced_partition import balanced_groups, two_sides
 from hetsched.cluster import Floats
 from hetsched.solvers.serving.designs import composed
 from hetsched.solvers.serving.flow_moves import Moves, State, canonical
-from hetsched.solvers.serving.neighbours import grown, most_groups
+from hetsched.solvers.serving.neighbours import group_counts, grown, most_groups
 from hetsched.solvers.serving.phases import Flowing, Phases
 from hetsched.solvers.serving.workshop import SPARE, Draft, Group, Replica, Workshop
 
@@ -27,9 +27,8 @@ PROMPT_SHARES, FEW_STARTS = (0.1, 0.2, 0.35, 0.5), 10  # of a limit on whole req
 SLACK = 0.02  # what a request a second of capacity is worth that the flow does not use yet
 LEAST_GAIN = 1e-6
 # Few GPUs have few states; the more there are, the dearer is one.
-LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = 400, 150, 40_000
+LEAST_STEPS, STEPS_A_GPU, STEPS_FOR = 800, 150, 80_000
 FEW_GROUPS, COUNTS = 10, 8  # up to so many groups all counts are tried; else so many of them
-LARGEST = 10  # times the memory that a model needs: with more groups to choose from none is larger at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,11 +244,8 @@ def _starts(phases: Phases) -> Iterator[State]:
 
 
 def _partitions(workshop: Workshop, bandwidth: Floats, memory: Floats) -> Iterator[list[Group]]:
-    most = min(max(2, most_groups(workshop)), len(memory))
-    counts: Sequence[int] = range(2, most + 1)
-    if most > FEW_GROUPS:
-        counts = sorted({int(k) for k in np.rint(np.geomspace(max(2, most // LARGEST), most, COUNTS))})
-    for number in counts:
+    counts = [count for count in group_counts(workshop, FEW_GROUPS, COUNTS) if 2 <= count <= len(memory)]
+    for number in counts or ([2] if len(memory) > 1 else []):
         labels = balanced_groups(bandwidth, memory, number)
         yield [frozenset(np.flatnonzero(labels == k).tolist()) for k in range(number)]
     yield from (list(start) for start in workshop.starts if len(start) > 1)
@@ -258,7 +254,7 @@ def _partitions(workshop: Workshop, bandwidth: Floats, memory: Floats) -> Iterat
         machines.setdefault(node, set()).add(device)
     if len(machines) > 1:
         yield [frozenset(devices) for devices in machines.values()]
-    if most <= FEW_GROUPS:
+    if most_groups(workshop) <= FEW_GROUPS:
         yield from (groups for groups in grown(workshop) if len(groups) > 1)
 
 

@@ -1,6 +1,6 @@
 """Groups of GPUs that are near one another: seeds of a search for replicas."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.cluster.vq import kmeans2
@@ -9,6 +9,8 @@ from hetsched.algorithms.graph_partition import hierarchical_order
 from hetsched.cluster import Floats
 from hetsched.solvers.serving.workshop import Group, Workshop
 
+MANY_GROUPS, COUNTS = 32, 16  # up to so many groups all numbers are tried; else so many of them
+LARGEST = 10  # times the memory that a model needs
 MESSAGE_BYTES = 1e7  # a prompt's activations between two stages: at that size links are compared
 
 
@@ -29,11 +31,24 @@ def most_groups(workshop: Workshop) -> int:
     return count
 
 
-def grown(workshop: Workshop) -> Iterator[list[Group]]:
-    """For each number of groups: GPUs in the order of a clustering, cut where a group has memory enough."""
+def group_counts(workshop: Workshop, few: int, several: int) -> list[int]:
+    """Numbers of groups to try: all up to the most where that is at most `few`; else so many, in even proportions.
+
+    Where there are many to choose from none makes groups of more than `LARGEST` times the memory that a model needs.
+    """
+    most = most_groups(workshop)
+    if most <= few:
+        return list(range(1, most + 1))
+    return sorted({int(count) for count in np.rint(np.geomspace(max(1, most // LARGEST), most, several))})
+
+
+def grown(workshop: Workshop, counts: Sequence[int] | None = None) -> Iterator[list[Group]]:
+    """For each number of groups: GPUs in the order of a clustering, cut where a group has memory enough.
+
+    counts: None for those of `group_counts`.
+    """
     order = near_order(workshop)
-    total = most_groups(workshop)
-    for count in range(1, total + 1):
+    for count in counts or group_counts(workshop, MANY_GROUPS, COUNTS):
         share = sum(workshop.memory_bytes(device) for device in order) / count
         groups: list[Group] = []
         current: list[int] = []
