@@ -18,7 +18,7 @@ from hetsched.cost.compute import StageWork
 from hetsched.cost.hops import both_cross
 from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.cost.placement import GATHERED_WEIGHTS
-from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, HopKey, RooflineStages
+from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, Flow, HopLanes, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
 from hetsched.cost.schedule import Hop, pace_of, play
 from hetsched.model import ModelSpec
@@ -35,21 +35,23 @@ _Lines = list[tuple[float, float]]  # seconds besides, and for each micro-batch:
 class _Facts:
     """What is remembered of a chain.
 
-    pattern: a number, the same of chains whose stages work alike. pace_s: what each further micro-batch takes about,
-    through_s: what the first takes, with free links; least: what all take at least. groups: by number, and their nodes
-    and degrees. hops: (group, group, node, node, flows). cuts: where it is cut, from 0 on; holder: which stage holds
+    pattern: a number, the same of chains whose stages work alike. pace_s: what each further micro-batch takes with free
+    links; alone_s, through_s: what each further one and the first take where no other pipeline is on the network;
+    least: what all take at least. groups: by number, and their nodes
+    and degrees. cuts: where it is cut, from 0 on; holder: which stage holds
     each block.
     """
 
     works: list[StageWork]
     pattern: int
     pace_s: float
+    alone_s: float
     through_s: float
     least: _Lines
     groups: list[int]
     nodes: list[int]
     degrees: list[int]
-    hops: list[tuple[int, int, int, int, int]]
+    hops: list[Flow]
     cuts: list[int]
     holder: list[int]
     fits: dict[tuple[int, int], bool] = field(default_factory=dict)
@@ -107,21 +109,22 @@ class RooflineChains(RooflineStages):
         groups = [self.number(group) for group, _ in chain]
         nodes, degrees = [self.teams[g].node for g in groups], [self.teams[g].size for g in groups]
         pattern = tuple([(self.kinds[g], count) for g, (_, count) in zip(groups, chain, strict=True)])
+        flows = self.flows(groups)
         free = [self.hops[self.hop_number((a, b, 0, 0, 0, *UNCROSSED))] for a, b in pairwise(groups)]
+        pace_s = pace_of(works, free)
+        alone = self.alone(groups)
         times = [work.forward_s + work.backward_s for work in works]
         return _Facts(
             works,
             self._patterns.setdefault(pattern, len(self._patterns)),
-            pace_of(works, free),
-            sum(times) + sum(map(_both_ways_s, free)),
+            pace_s,
+            pace_of(works, alone),
+            sum(times) + sum(map(_both_ways_s, alone)),
             _least(works, free),
             groups,
             nodes,
             degrees,
-            [
-                (a, b, nodes[s], nodes[s + 1], min(degrees[s], degrees[s + 1]))
-                for s, (a, b) in enumerate(pairwise(groups))
-            ],
+            flows,
             list(accumulate((count for _, count in chain), initial=0)),
             [s for s, (_, count) in enumerate(chain) for _ in range(count)],
         )
@@ -130,7 +133,7 @@ class RooflineChains(RooflineStages):
 
     def _shares(self, facts: Sequence[_Facts]) -> list[int]:
         total = max(len(facts), -(-self.job.global_batch // self.job.micro_batch))
-        return apportion(total, [(line.pace_s, line.through_s - line.pace_s) for line in facts])
+        return apportion(total, [(line.alone_s, line.through_s - line.alone_s) for line in facts])
 
     def _seconds(self, chains: list[Chain], limit_s: float) -> tuple[float, float]:
         """The iteration time and the guide; inf where the plan breaks a limit, or is sure to be above `limit_s`."""
@@ -172,29 +175,12 @@ class RooflineChains(RooflineStages):
 
     def _keys(self, facts: Sequence[_Facts], works: Sequence[list[StageWork]], shares: Sequence[int]) -> list[_Played]:
         """What each pipeline is to play, its links shared with the others."""
-        out: dict[int, int] = {}
-        into: dict[int, int] = {}
-        pairs: dict[tuple[int, int], int] = {}
-        for line in facts:
-            for _, _, i, j, flows in line.hops:
-                if i != j:
-                    out[i] = out.get(i, 0) + flows
-                    into[j] = into.get(j, 0) + flows
-                    pairs[i, j] = pairs.get((i, j), 0) + flows
+        lanes = HopLanes([hop for line in facts for hop in line.hops])
         keys: list[_Played] = []
-        known, number = self.hop_numbers, self.hop_number
-        through = {node: out.get(node, 0) + into.get(node, 0) for node in (*out, *into)}
         for line, work, share in zip(facts, works, shares, strict=True):
-            hops, cross = [], both_cross(self.options, share, len(work))
-            for a, b, i, j, _ in line.hops:
-                if i == j:
-                    hop: HopKey = (a, b, 0, 0, 0, *UNCROSSED)
-                elif cross:
-                    both = pairs[i, j] + pairs.get((j, i), 0)
-                    hop = (a, b, pairs[i, j], out[i], into[j], both, through[i], through[j], line.pace_s)
-                else:
-                    hop = (a, b, pairs[i, j], out[i], into[j], *UNCROSSED)
-                hops.append(known[hop] if hop in known else number(hop))
+            hops = self.shared_hops(
+                line.hops, lanes, line.pace_s if both_cross(self.options, share, len(work)) else None
+            )
             keys.append((line.pattern if work is line.works else tuple(work), share, tuple(hops)))
         return keys
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, pipelined_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
-from hetsched.cost.hops import hop_between
+from hetsched.cost.hops import both_cross, hop_between
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
 from hetsched.cost.network import Lanes, Team, step_link
 from hetsched.cost.placement import worker_of
@@ -26,6 +26,23 @@ MOST_REMEMBERED = 200_000
 # they cross; and the pipeline's pace in s.
 HopKey = tuple[int, int, int, int, int, int, int, int, float]
 UNCROSSED = (0, 0, 0, 0.0)
+Flow = tuple[int, int, int, int, int]  # from a group to a group, by number; their nodes; how many
+
+
+class HopLanes:
+    """How many flows of activations join two nodes, leave one, enter one, and both."""
+
+    def __init__(self, flows: Sequence[Flow]) -> None:
+        self.out: dict[int, int] = {}
+        self.into: dict[int, int] = {}
+        self.pairs: dict[tuple[int, int], int] = {}
+        out, into, pairs = self.out, self.into, self.pairs
+        for _, _, i, j, count in flows:
+            if i != j:
+                out[i] = out.get(i, 0) + count
+                into[j] = into.get(j, 0) + count
+                pairs[i, j] = pairs.get((i, j), 0) + count
+        self.through = {node: out.get(node, 0) + into.get(node, 0) for node in (*out, *into)}
 
 
 class RooflineStages:
@@ -163,6 +180,35 @@ class RooflineStages:
                 self.hops.append(hop)
         return number
 
+    def flows(self, groups: Sequence[int]) -> list[Flow]:
+        """Those from each group of a pipeline to the next."""
+        teams = [self.teams[g] for g in groups]
+        return [
+            (a, b, source.node, target.node, min(source.size, target.size))
+            for (a, source), (b, target) in pairwise(zip(groups, teams, strict=True))
+        ]
+
+    def shared_hops(self, flows: list[Flow], lanes: HopLanes, pace_s: float | None) -> list[int]:
+        """The hops of a pipeline, by number, among all on these lanes; pace_s: None where the two kinds never cross."""
+        known, number, hops = self.hop_numbers, self.hop_number, []
+        pairs, out, into, through = lanes.pairs, lanes.out, lanes.into, lanes.through
+        for a, b, i, j, _ in flows:
+            if i == j:
+                hop: HopKey = (a, b, 0, 0, 0, *UNCROSSED)
+            elif pace_s is not None:
+                both = pairs[i, j] + pairs.get((j, i), 0)
+                hop = (a, b, pairs[i, j], out[i], into[j], both, through[i], through[j], pace_s)
+            else:
+                hop = (a, b, pairs[i, j], out[i], into[j], *UNCROSSED)
+            hops.append(known[hop] if hop in known else number(hop))
+        return hops
+
+    def alone(self, groups: Sequence[int]) -> list[Hop]:
+        """The hops of a pipeline where no other is on the network, and nothing slower than them in it."""
+        flows = self.flows(groups)
+        crossing = both_cross(self.options, len(groups), len(groups))
+        return [self.hops[hop] for hop in self.shared_hops(flows, HopLanes(flows), 0.0 if crossing else None)]
+
     def step_link(self, here: int, there: int, pair: int, out: int, into: int, teams: int) -> tuple[float, float]:
         """`network.step_link` between two groups by number."""
         key = here, there, pair, out, into, teams
@@ -228,9 +274,9 @@ class RooflineStages:
         depth = len(groups)
         if depth > self.blocks or self.blocks < 3:
             return None if depth > self.blocks else self._tiny(groups, pipelines)
-        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
-        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
-        key = tuple([self.kinds[self.number(group)] for group in groups]), pipelines, busy_s
+        numbers = [self.number(group) for group in groups]
+        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in self.alone(numbers)), default=0.0)
+        key = tuple([self.kinds[number] for number in numbers]), pipelines, busy_s
         if key not in self._counts:
             share = -(-self.job.global_batch // (self.job.micro_batch * pipelines))
             seconds = [self.block_s(group) for group in groups]

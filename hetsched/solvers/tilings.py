@@ -33,10 +33,12 @@ Laid = tuple[tuple[Group, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """line: the position of one of the lines; devices: how many of it are used at most, of a line of segments the
-    fastest; level: whether slower kinds are in wider teams, as fast as the
-    fastest of `width`; run, whole: see the module. In a line of segments depth
-    only says how many pipelines there are."""
+    """line: the position of one of the lines; devices: how many are used at most, the first of the line in network
+    order, the fastest of the others; depth: in a line of segments it only says how many pipelines there are.
+
+    run, whole: see the module. level: whether slower kinds are in wider teams, as fast as the fastest of `width`.
+    turned: whether each segment is turned round.
+    """
 
     line: int
     width: int
@@ -45,6 +47,7 @@ class Tiling:
     run: int
     whole: bool = False
     level: bool = False
+    turned: bool = False
 
 
 class Tilings:
@@ -123,6 +126,7 @@ class Tilings:
         for fewer in dict.fromkeys((replicas - 1, replicas - max(1, replicas // 8))):
             yield replace(tiling, devices=fewer * tiling.depth * tiling.width)
         yield replace(tiling, level=not tiling.level)
+        yield replace(tiling, turned=not tiling.turned)
 
     def _parts(self, line: int, width: int, devices: int, level: bool) -> list[list[Group]]:
         """The teams of a line, or of its first devices, or of its fastest where it is in segments."""
@@ -131,7 +135,7 @@ class Tilings:
             counts = self.arenas.inventory.counts
             segments = self._lines[line]
             used: set[int] = set()
-            for member in self._fast if len(segments) > 1 else segments[0]:
+            for member in self._fast if line else segments[0]:
                 if sum(counts[other] for other in used) < devices:
                     used.add(member)
             self._teams[key] = [
@@ -162,7 +166,8 @@ class Tilings:
         pipelines: list[list[Group]] = [[] for _ in range(replicas)]
         for segment in segments:
             size = min(tiling.run, len(segment) // replicas)
-            slots = runs(segment, size, tiling.whole) if size else []
+            teams = segment[::-1] if tiling.turned else segment
+            slots = runs(teams, size, tiling.whole) if size else []
             for position in range(len(slots) // replicas * replicas):
                 pipelines[position % replicas] += slots[position]
         stages = len(pipelines[0])
@@ -203,17 +208,17 @@ def spread(most: int) -> list[int]:
 
 
 def lines(arenas: Arenas, rng: np.random.Generator) -> tuple[list[Line], list[int]]:
-    """The classes in network order; so, the fastest kinds first, where there are several; and so region by region. And
-    the fastest first."""
+    """The classes in network order; with the fastest kinds last, which suits the head of the model, where there are
+    several; and so region by region. And the fastest first."""
     problem, inventory = arenas.problem, arenas.inventory
     cluster = problem.cluster
     near = list(dict.fromkeys(inventory.class_of[device] for device in network_order(problem)))
     flops = [cluster.devices[positions[0]].gpu.flops_per_s(problem.job.dtype) for positions in inventory.members]
     fast = sorted(near, key=lambda member: -flops[member])
     regions: dict[str, list[int]] = {}
-    for member in fast:
+    for member in fast[::-1]:
         regions.setdefault(cluster.nodes[inventory.nodes[member]].region, []).append(member)
-    found = [[near], [fast]] if fast != near else [[near]]
+    found = [[near], [fast[::-1]]] if fast != near else [[near]]
     if 1 < len(regions) < len(near):
         firsts = [[inventory.members[member][0] for member in part] for part in regions.values()]
         apart = np.array([[_apart_s(arenas, here, there) for there in firsts] for here in firsts])
