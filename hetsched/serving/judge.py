@@ -21,7 +21,7 @@ from hetsched.workload import LEAST_RATE
 FEW_REQUESTS, ALONE_PRECISION = 300, 0.05  # of a replica by itself
 LEAST_REQUESTS, ROUNDS_AT_ONCE = 800, 4  # without a rate every replica gets so many times what fits at once
 LEAST_ROUNDS = 2.5  # in a plan of many replicas: it fills, and is full for a while
-LIMITS_LONG, MOST_REQUESTS = 10.0, 20_000  # a run lasts so many times the longest limit
+LIMITS_LONG, MOST_REQUESTS = 10.0, 6_000  # a run lasts so many times the longest limit, but has no more requests
 MOST_AT_ONCE = 16  # times the usual number of requests
 LOWEST_SHARE = 1.0 / 64  # of the steady state's capacity: an SLO that does not hold there holds nowhere
 LARGEST = 1e12
