@@ -148,6 +148,8 @@ class Cell:
         several = np.flatnonzero(among & (self.replicas > 1))
         if len(several) and self.networks and not self.networks.allow(end_s, int(self.replicas[several[0]])):
             among = among & (self.replicas == 1)
+        if self.networks and (among & (self.replicas == 1)).any() and not self.networks.allow(end_s, 1):
+            among = among & (self.replicas > 1)
         return among
 
     def _any_case(self, parts: Parts, end_s: float, among: Flags, rounds: bool, outer: Outer | None = None) -> Flags:

@@ -3,7 +3,8 @@
 The plan space: every plan for the problem's model, batch, sequence length and data type that keeps what the user fixed
 (`problem.choices`) and fits the memory, on the problem's cluster. Any number of pipelines of any depths, layer splits
 and batch shares; teams of GPUs of one kind in one node; idle devices; `problem.micro_batches` and `problem.schedules`;
-recompute or not; ZeRO 0 to 3. Under a budget the problem's cluster is the part that is rented.
+recompute or not; ZeRO 0 to 3; stages that work while messages are under way. Under a budget the problem's cluster is
+the part that is rented.
 """
 
 from dataclasses import dataclass

@@ -32,13 +32,19 @@ class NodeClass:
     ring_bytes_per_s: float
     latency_s: float
 
-    def capacity(self, end_s: float, begin_s: float, slowest: float) -> float:
-        """The most that one's stages can do by 4 of `nodes`, in blocks; begin_s: A, or T where w counts for nothing."""
-        return sum(
-            count
-            * max((((speed - slowest) * end_s + slowest * begin_s) / degree for speed, degree in teams), default=0)
-            for count, teams in self.teams
-        )
+    @property
+    def blocks_per_s(self) -> float:
+        """The most that one's stages can do."""
+        return sum(count * self._best(teams) for count, teams in self.teams)
+
+    @property
+    def least_share(self) -> float:
+        """Of that, what the slowest GPU adds that is in a team."""
+        return min(best for _, teams in self.teams if (best := self._best(teams)) > 0) / self.blocks_per_s
+
+    @staticmethod
+    def _best(teams: tuple[tuple[float, int], ...]) -> float:
+        return max((speed / degree for speed, degree in teams), default=0.0)
 
 
 def node_classes(links: Links, level: SpeedLevel, hop_bytes: tuple[float, float]) -> list[NodeClass]:

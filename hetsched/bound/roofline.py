@@ -61,7 +61,8 @@ from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
 from hetsched.bound.links import Links, reaches
 from hetsched.bound.node_classes import forward_share, node_classes
-from hetsched.bound.nodes import Load, NodeNetworks
+from hetsched.bound.node_rows import Load
+from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import SpeedLevel, speed_levels
 from hetsched.plan import Options
@@ -109,9 +110,10 @@ def _networks(
         sizes.hop,
         sizes.block,
         forward_share(problem.cluster, level, sizes.hop),
+        min(0.5, *(team.forward_share for team in level.teams)),
         schedule == "gpipe",
     )
-    return NodeNetworks(node_classes(links, level, sizes.hop), load, level.slowest, level.forward_s)
+    return NodeNetworks(node_classes(links, level, sizes.hop), load, level.slowest, (level.forward_s, 1 / level.team))
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:

@@ -188,7 +188,7 @@ BUNDLED = {
     ("home-office", "llama-2-7b", "bf16"): 0.8,
     ("gh200-32-nodes", "opt-350m-s", "fp32"): 0.5,
     ("dtfm-universities", "gpt3-xl", "bf16"): 0.5,
-    ("dtfm-datacenter", "gpt3-xl", "bf16"): 0.5,
+    ("dtfm-datacenter", "gpt3-xl", "bf16"): 0.55,
     ("dtfm-regional", "gpt3-xl", "bf16"): 0.5,
 }
 

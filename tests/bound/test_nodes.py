@@ -40,7 +40,7 @@ def small(rng: np.random.Generator, counts: tuple[int, ...], even: bool) -> Clus
 
 @pytest.mark.parametrize("seed", [0, 3, 5, 6])  # each shape, of even networks two
 def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
-    """Of all plans of two pipelines or more of each setting the fastest, and not next to nothing."""
+    """Of all plans of each setting and number of pipelines the fastest, and not next to nothing."""
     rng = np.random.default_rng(seed)
     counts = [(2, 2), (2, 1, 1), (1, 1, 1), (3, 1)][seed % 4]
     cluster = small(rng, counts, bool(seed // 4 % 2))
@@ -56,7 +56,7 @@ def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
         assert pricer is not None
         fastest: dict[int, float] = {}
         for chains in every_chains(counts, range(len(counts)), model.num_layers):
-            if 1 < len(chains) <= job.global_batch:
+            if len(chains) <= job.global_batch:
                 seconds = pricer.stand(chains).seconds
                 fastest[len(chains)] = min(seconds, fastest.get(len(chains), np.inf))
         slowest_class = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
@@ -65,19 +65,21 @@ def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
         for replicas, seconds in fastest.items():
             if np.isfinite(seconds):
                 assert networks.allow(seconds * (1 + 1e-9), replicas)
-                assert not networks.allow(1e-5 * seconds, replicas)
+                assert replicas == 1 or not networks.allow(1e-5 * seconds, replicas)
                 tested += 1
     assert tested >= 4
 
 
-def test_what_it_adds_where_machines_are_far_apart() -> None:
-    """Eight machines of eight GPUs, 3 Gbit/s apart: most of the bound is what their networks carry."""
+@pytest.mark.parametrize(("schedule", "recompute", "least"), [("1f1b", False, 6.6), ("gpipe", True, 6.5)])
+def test_what_it_adds_where_machines_are_far_apart(schedule: str, recompute: bool, least: float) -> None:
+    """Eight machines of eight GPUs, 3 Gbit/s apart: most of the bound is what their networks carry both ways."""
     cluster, model = read_cluster(ROOT / "cluster_specs" / "dtfm-datacenter.yaml"), find_model("gpt3-xl")
     assert model is not None
-    problem = Problem(cluster, model, TrainingJob(512, 2048), Choices(micro_batch=1, schedule="1f1b", recompute=False))
-    cell = next(cells_of(problem, 0.92))
+    choices = Choices(micro_batch=1, schedule=schedule, recompute=recompute)
+    cell = next(cells_of(Problem(cluster, model, TrainingJob(512, 2048), choices), 0.92))
     assert cell.networks is not None
-    assert not cell.networks.allow(2.5 * cell.least_s, 2)
+    assert 2 * cell.least_s < least
+    assert not cell.networks.allow(least, 2)
     assert cell.networks.allow(11.2, 2)
 
 

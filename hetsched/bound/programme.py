@@ -1,0 +1,58 @@
+"""Rows of a linear programme, and the most that some of its variables can add up to."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from hetsched.cluster import Floats, Indices
+
+SOLVED, INFEASIBLE = 0, 2  # what `milp` says of a programme
+
+Values = Floats | Indices | NDArray[np.bool_] | float
+
+
+class Rows:
+    """Rows of a linear programme: coefficients times variables, none of them negative, add up to a limit at most."""
+
+    def __init__(self) -> None:
+        self._variables = 0
+        self._rows: list[Indices] = []
+        self._columns: list[Indices] = []
+        self._values: list[Floats] = []
+        self._limits: list[float] = []
+
+    def new(self, count: int) -> Indices:
+        """So many more variables."""
+        self._variables += count
+        return np.arange(self._variables - count, self._variables)
+
+    def each(self, *terms: tuple[Indices, Values]) -> None:
+        """A row for each position of the terms' variables, with limit 0."""
+        count = len(terms[0][0])
+        for columns, values in terms:
+            self._add(len(self._limits) + np.arange(count), columns, values)
+        self._limits += [0.0] * count
+
+    def total(self, limit: float, *terms: tuple[Indices, Values]) -> None:
+        """One row that adds up all."""
+        for columns, values in terms:
+            self._add(np.full(len(columns), len(self._limits)), columns, values)
+        self._limits.append(limit)
+
+    def _add(self, rows: Indices, columns: Indices, values: Values) -> None:
+        self._rows.append(rows)
+        self._columns.append(columns)
+        self._values.append(np.broadcast_to(np.asarray(values, dtype=np.float64), len(columns)))
+
+    def most(self, variables: Indices) -> float:
+        """The most that these can add up to; -inf where nothing keeps all rows, inf where the solver does not know."""
+        at = np.concatenate(self._rows), np.concatenate(self._columns)
+        shape = len(self._limits), self._variables
+        matrix = coo_array((np.concatenate(self._values), at), shape=shape).tocsr()
+        wanted = np.zeros(self._variables)
+        wanted[variables] = -1
+        found = milp(wanted, constraints=LinearConstraint(matrix, ub=self._limits))
+        if found.status == SOLVED:
+            return -float(found.fun or 0.0)
+        return -np.inf if found.status == INFEASIBLE else np.inf
