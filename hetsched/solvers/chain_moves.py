@@ -294,7 +294,7 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (leave_idle, 0.03),
     (cross, 0.06),
     (imitate, 0.04),
-    (in_step, 0.12),
+    (in_step, 0.20),
     (imitate_layers, 0.02),
     (found, 0.01),
     (dissolve, 0.01),
