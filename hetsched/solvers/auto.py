@@ -1,7 +1,8 @@
 """The default: a portfolio inside one budget.
 
 Where the cost model has quick prices of asymmetric plans: the starts of `hierarchical`, and all that grids are good for
-as starts, the baseline's and those of `grid_starts`; then islands of them, as of `local-search`.
+as starts, the baseline's and those of `grid_starts`, and `tilings`; then islands of them, as of `local-search`, which
+begin with layers that all pipelines of like layers shift alike. Of many devices tilings alone.
 
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 """
@@ -22,7 +23,7 @@ from hetsched.solvers.base import Candidate
 from hetsched.solvers.grid import Grid, settle, shape_of
 from hetsched.solvers.grid_rounds import GridField, GridRounds
 from hetsched.solvers.grid_starts import start_grids
-from hetsched.solvers.hierarchical import settled_best, starts
+from hetsched.solvers.hierarchical import in_step, settled_best, starts
 from hetsched.solvers.layouts import grid_search
 from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
 from hetsched.solvers.tilings import Tilings
@@ -68,7 +69,8 @@ class Auto:
             yield from Megatron().search(arenas.problem, model, rng)
         for place in places[:1]:
             yield place.candidate()
-        islands = Archipelago(places, Random(int(rng.integers(1 << 60))))
+        random = Random(int(rng.integers(1 << 60)))
+        islands = Archipelago([in_step(place, random) for place in places], random)
         while islands:
             yield islands.step().candidate()
 

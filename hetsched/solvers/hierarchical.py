@@ -30,7 +30,7 @@ from hetsched.solvers.megatron import WIDTHS, Megatron
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
 LONGEST_TSP, LONGEST_EXACT = 24, 12  # stages
-STEP_S = 0.1
+STEP_S, IN_STEP_S = 0.1, 0.4
 STARTS_KEPT = 6
 
 Floats = NDArray[np.float64]
@@ -79,6 +79,36 @@ def refine(place: Place, random: Random, hot: float, cold: float) -> Place:
     """A walk of one step's length from a plan."""
     moves = max(30, int(STEP_S / place.arena.pricer.move_s(place.standing.chains)))
     return Place(place.arena, place.arena.walk(random).run(place.standing.chains, moves, hot, cold))
+
+
+def in_step(place: Place, random: Random) -> Place:
+    """A plan of pipelines with the same layers, walked down by single layers that all of them shift alike.
+
+    Each pair of stages is tried once in a round, in a random order, for about IN_STEP_S seconds at most.
+    """
+    pricer, standing = place.arena.pricer, place.standing
+    layers = [count for _, count in standing.chains[0]]
+    if any([count for _, count in chain] != layers for chain in standing.chains):
+        return place
+    left = max(30, int(IN_STEP_S / pricer.move_s(standing.chains)))
+    pairs = [(i, j) for i in range(len(layers)) for j in range(len(layers)) if i != j]
+    gained = True
+    while gained and left > 0:
+        gained = False
+        random.shuffle(pairs)
+        for i, j in pairs[:left]:
+            if layers[i] < 2:
+                continue
+            left -= 1
+            shifted = [count + (s == j) - (s == i) for s, count in enumerate(layers)]
+            chains = [
+                tuple((group, count) for (group, _), count in zip(chain, shifted, strict=True))
+                for chain in standing.chains
+            ]
+            trial = pricer.stand(chains, standing.guide_s, standing)
+            if trial.guide_s < standing.guide_s:
+                standing, layers, gained = trial, shifted, True
+    return Place(place.arena, standing)
 
 
 def settled_best(arenas: Arenas, places: list[Place], keep: int = STARTS_KEPT) -> list[Place]:
