@@ -20,7 +20,7 @@ class StageAccount:
 
     forward_s, backward_s, gather_s (ZeRO 3, each pass), tensor_parallel_s (both passes): of one micro-batch, the first
     two with the others in them. working_s: all passes; held_s: sending and receiving that it does not overlap;
-    waiting_s: for messages, until its last backward; peers_s: for others to join its all-reduces; idle_s: until the
+    waiting_s: for messages, until its last has left; peers_s: for others to join its all-reduces; idle_s: until the
     iteration ends. sent_bytes: of gradients, in its rings. memory_bytes: by cause, on each of its devices; the least
     usable_bytes of them.
     """

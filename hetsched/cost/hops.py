@@ -33,7 +33,7 @@ def both_cross(options: Options, micro_batches: int, depth: int) -> bool:
     """Whether a pipeline's activations and their gradients are on their way at the same time.
 
     In 1F1B they are; in GPipe, and where there are fewer micro-batches than stages, the ones mostly follow the others.
-    Stages that do nothing else while they send send one of them.
+    Without overlap a stage sends or receives one message at a time.
     """
     return options.schedule == "1f1b" and options.overlap and micro_batches >= depth
 

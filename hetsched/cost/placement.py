@@ -42,7 +42,7 @@ class Placement:
 
     @property
     def in_parts(self) -> bool:
-        """Whether hops go in parts (`transfer_s`): the bundled executor, which also overlaps, sends so."""
+        """Whether hops go in parts (`transfer_s`): the bundled executor, whose messages also overlap, sends so."""
         return self.plan.options.overlap
 
     @cached_property
@@ -57,8 +57,11 @@ class Placement:
             for workers, pipeline in zip(self.workers, plan.pipelines, strict=True)
         ]
 
-    def hops(self, pipeline: int) -> list[Hop]:
-        """The links between a pipeline's stages, for one micro-batch's activations and their gradients."""
+    def hops(self, pipeline: int, work: Sequence[StageWork] | None = None) -> list[Hop]:
+        """The links between a pipeline's stages, for one micro-batch's activations and their gradients.
+
+        work: what its stages work, as `works` where it is left out.
+        """
         sizes, none = hop_bytes(self.plan), Lanes()
         pairs = list(pairwise(self.teams[pipeline]))
         free = [
@@ -67,7 +70,7 @@ class Placement:
         line = self.plan.pipelines[pipeline]
         cross = both_cross(self.plan.options, line.micro_batches, len(line.stages))
         lanes = self.forward_lanes, self.backward_lanes, self.crossing_lanes if cross else None
-        pace_s = pace_of(self.works[pipeline], free)
+        pace_s = pace_of(work or self.works[pipeline], free)
         return [hop_between(self.cluster, here, there, sizes, *lanes, pace_s, self.in_parts) for here, there in pairs]
 
     def members(self, ring: list[Seat]) -> list[Team]:
@@ -147,7 +150,7 @@ def _at_will(rings: Iterable[Sequence[int]], nodes: Sequence[int], sizes: Sequen
 
 
 def _at_once(rings: Sequence[Sequence[int]], nodes: Sequence[int], sizes: Sequence[int]) -> Lanes:
-    """The most flows that rings without a common stage make on each way."""
+    """The most flows that rings without a common stage make on each way; a ring leaves and enters a node once."""
     out: dict[int, list[tuple[int, int]]] = {}
     into: dict[int, list[tuple[int, int]]] = {}
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = {}

@@ -185,7 +185,7 @@ class RooflineChains(RooflineStages):
         return keys
 
     def _play(self, key: _Played, work: list[StageWork]) -> list[float]:
-        """When each stage ends its last backward."""
+        """When each stage has ended its last backward and its message has left."""
         ends = self._played.get(key)
         if ends is None:
             if len(self._played) > MOST_REMEMBERED:

@@ -89,7 +89,7 @@ def _gpipe(forwards: _Passes, backwards: _Passes, micro_batches: int) -> list[fl
         for seconds, occupied, latency, held in line:
             slowest = max(slowest, seconds + held)
             slowest = max(slowest, occupied)
-            ends.append(begun + way + seconds + held + occupied + (micro_batches - 1) * slowest)
+            ends.append(begun + way + seconds + held + occupied + min(0.0, latency) + (micro_batches - 1) * slowest)
             way += seconds + occupied + latency
     return ends[::-1]
 
@@ -135,7 +135,10 @@ class _Rounds:
                     break
             else:
                 earlier.append(state)
-        return list(map(max, self.clock, self.backward_link))
+        ends = list(self.clock)
+        for s, _, (_, _, latency, _) in self.backwards:
+            ends[s] = max(ends[s], self.backward_link[s] + min(0.0, latency))  # what is there has left
+        return ends
 
     def _forward(self) -> None:
         clock, links, arrival = self.clock, self.forward_link, 0.0

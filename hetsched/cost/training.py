@@ -1,10 +1,11 @@
 """The default cost model, `roofline`: one training iteration of pipelines of any shape.
 
-Each pipeline's schedule is played exactly (`schedule.py`). When a stage has done its last backward it all-reduces the
-gradients of its blocks, group by group from the last blocks on, each group's members waiting for one another (the
-bundled executor starts its groups all at once, in that order). Then it takes its optimiser step. The iteration ends
-with the last device. Transfers that use a node's network at the same time share it (`network.py`): hops of all
-pipelines do, and all-reduces of all stages do.
+Each pipeline's schedule is played exactly (`schedule.py`). When a stage has done its last backward and its message has
+left, it all-reduces the gradients of its blocks, group by group from the last blocks on, each group's members waiting
+for one another (the bundled executor starts its groups all at once, in that order). Then it takes its optimiser step.
+The iteration ends with the last device. Transfers that use a node's network at the same time share it (`network.py`):
+hops of one kind of all pipelines; activations and their gradients, on average, where they cross (`hops.py`); and
+all-reduces that no stage has in common.
 """
 
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from hetsched.workload import TrainingJob
 class Iteration:
     """When everything of one iteration ends, in seconds from its start; lists are [pipeline][stage].
 
-    works: for one micro-batch, ZeRO 3's gathers included; hops: of each pipeline; backward_s: the last backward;
+    works: for one micro-batch, ZeRO 3's gathers included; hops: of each pipeline; backward_s: the last message;
     reduced_s: the last gradients; finished_s: the optimiser step. reductions_s: of each gradient group.
     """
 
@@ -107,7 +108,7 @@ def play_parts(
     reductions: list[float],
     ends: list[list[float]] | None = None,
 ) -> Iteration:
-    """The iteration of which each part takes as long as is said; ends: of the last backwards, where they are known."""
+    """The iteration of which each part takes as long as is said; ends: when the last messages have left, if known."""
     plan, options = placement.plan, placement.plan.options
     if ends is None:
         ends = [

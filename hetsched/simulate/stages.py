@@ -27,7 +27,7 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class StageTimes:
-    """What one stage did, in seconds, and when it ended its last backward, its last all-reduce, and its step.
+    """What one stage did, in seconds, and when its last message had left, its last all-reduce and its step ended.
 
     compute_s: passes, without what their tensor-parallel devices talk (tensor_parallel_s); gather_s: ZeRO 3's weights;
     transfer_s: sending and receiving that held the stage up; reduce_s: the all-reduces it took part in.

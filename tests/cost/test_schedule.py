@@ -60,12 +60,22 @@ def longest_path(schedule: str, work: list[StageWork], hops: list[Hop], micro_ba
     end: dict[Op, float] = {}
     for op in TopologicalSorter(waits).static_order():
         end[op] = seconds[op] + max((end[before] + after for before, after in waits[op].items()), default=0.0)
-    return [max(end["return" if s else "backward", s - 1 if s else 0, m] for m in range(micro_batches)) for s in stages]
+    done = [max(end["backward", s, m] for m in range(micro_batches)) for s in stages]
+    for s in stages[1:]:  # what is there has left
+        early = min(0.0, hops[s - 1].backward_latency_s)
+        done[s] = max(done[s], max(end["return", s - 1, m] for m in range(micro_batches)) + early)
+    return done
 
 
 def draw_pipeline(data: Any, seconds: st.SearchStrategy[float], depth: int) -> tuple[list[StageWork], list[Hop]]:
     work = [StageWork(data.draw(seconds), data.draw(seconds)) for _ in range(depth)]
-    hops = [Hop(*(data.draw(seconds) for _ in range(4))) for _ in range(depth - 1)]
+    hops = []
+    for _ in range(depth - 1):  # a latency may be below 0: a message that is there while its link is kept
+        (there, after), (back, later) = ((data.draw(seconds), data.draw(seconds)) for _ in range(2))
+        early = data.draw(st.booleans())
+        hops.append(
+            Hop(there, -min(there, after), back, -min(back, later)) if early else Hop(there, after, back, later)
+        )
     return work, hops
 
 
