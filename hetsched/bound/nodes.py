@@ -29,9 +29,10 @@ pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends an
 5. Node i holds g_i blocks, so W_i <= g_i Y_i, Y_i the micro-batches that visit it; each visit but a micro-batch's first
    enters and each but its last leaves: sum X_i >= sum Y_i - M, M those of all pipelines, and sum Z_i too.
 6. A block on K > 1 nodes takes 2 (K - 1) / K times its bytes B out of each. A stage reduces its groups one after
-   another, and a node's stages share its network in fixed parts, so that on the mean over its flows T - A is at least
-   what all of them take: q_i = the sum over its blocks of 2 (1 - 1 / K) <= U_i (T - A) / B. With K = 2 or more that is
-   g_i or more; K = 1 says that all pipelines visit the node. And sum q_i = 2 (sum g_i - L).
+   another, so those that are under way at once have no stage in common; and each has of a node's network its part of
+   the most flows that such groups ever make, so that all of them together never have more than U_i: q_i = the sum over
+   its blocks of 2 (1 - 1 / K) <= U_i (T - A) / B. With K = 2 or more that is g_i or more; K = 1 says that all pipelines
+   visit the node. And sum q_i = 2 (sum g_i - L).
 7. The stages of D pipelines hold D L blocks in all, and a node's GPUs are no fewer than its stages. Where D = 1 every
    block has K = 1, and A may be T.
 8. In 1F1B with m_p >= S_p activations and gradients cross: a message keeps its link for what it takes alone, r times
@@ -48,13 +49,11 @@ pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends an
    Pipelines of fewer micro-batches than stages are apart: of theirs 2 alone holds. Their S_p - 1 or fewer micro-batches
    take up S_p GPUs, which other pipelines lack; and T >= C, so all their messages there and back, with all blocks once
    a micro-batch, take T times their micro-batches at most.
-9. In GPipe a pipeline's backwards begin when all its forwards have ended, so T >= m_p w_s + the all-reduces of stage s.
-   Let stages a of a node have V_a = x_a V_i, sum x_a <= 1, and of its flows of all-reduces those y_a that are not 0,
-   sum y_a = 1. Of q_i let q_a be what stage a sends: q_a B / (y_a U_i) <= T - e_a, e_a = max(A, m w_a), which is
-   e = min(T, A / phi) at most. So
-       W_i / V_i + q_i B / U_i <= sum x_a e_a + sum y_a (T - e_a) <= T + (e - A) sum (x_a - y_a)+,
-   and the last sum is 1 - d at most, d the share of V_i that a GPU adds at least: it is 0 where one stage has all flows
-   that x_a > y_a counts, and else some GPU is in a stage that it does not count. A node of one GPU that lacks a block
+9. In GPipe a pipeline's backwards begin when all its forwards have ended, so stage s reduces nothing before m_p w_s.
+   Let stages a of a node have V_a = x_a V_i, sum x_a <= 1, and begin to reduce at e_a = max(A, m w_a) or later, which
+   is e = min(T, A / phi) at most. Let b be the one with the least e_b: from then on the node sends, as in 6. So
+       W_i / V_i + q_i B / U_i <= sum x_a e_a + T - e_b <= T + (1 - x_b) (e - A),
+   and x_b is d or more, the share of V_i that a GPU adds at least. A node of one GPU that lacks a block
    has one stage, with a link to another node which carries all forwards, then all backwards: (s + s') Y_i / U_i + q_i B
    / U_i <= T.
 
