@@ -275,7 +275,8 @@ class RooflineStages:
         if depth > self.blocks or self.blocks < 3:
             return None if depth > self.blocks else self._tiny(groups, pipelines)
         numbers = [self.number(group) for group in groups]
-        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in self.alone(numbers)), default=0.0)
+        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
+        busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
         key = tuple([self.kinds[number] for number in numbers]), pipelines, busy_s
         if key not in self._counts:
             share = -(-self.job.global_batch // (self.job.micro_batch * pipelines))
