@@ -1,6 +1,5 @@
 """Searching for a command: the solver, a budget, the baselines, and the progress line."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hetsched.budget import within_budget
@@ -30,8 +29,6 @@ class SearchSettings:
 def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | None) -> tuple[Problem, Result]:
     """The best plan, and the problem it solves: that of the nodes the budget pays for, where there is one.
 
-    ZeRO 2, or 3, where it is open and nothing else fits: not every executor has them.
-
     Raises InfeasibleError where no plan fits, HetschedError where the solver does not take the problem.
     """
     clusters = [problem.cluster] if usd_per_hour is None else within_budget(problem.cluster, usd_per_hour)
@@ -42,34 +39,25 @@ def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | Non
         except HetschedError as error:  # too few nodes for the grid that was asked for
             failed = failed or InfeasibleError(error.message, error.hint)
             continue
-        for more in _with_more_zero(part, settings.model):
-            with ProgressLine(settings.solver, settings.quiet) as watch:
-                try:
-                    result = solve(
-                        more,
-                        SOLVERS[settings.solver],
-                        settings.model,
-                        seed=settings.seed,
-                        stop=stop_rule(settings.max_seconds, settings.max_steps),
-                        watch=watch,
-                    )
-                except InfeasibleError as error:
-                    failed = failed or error
-                else:
-                    return part, result
+        with ProgressLine(settings.solver, settings.quiet) as watch:
+            try:
+                result = solve(
+                    part,
+                    SOLVERS[settings.solver],
+                    settings.model,
+                    seed=settings.seed,
+                    stop=stop_rule(settings.max_seconds, settings.max_steps),
+                    watch=watch,
+                )
+            except InfeasibleError as error:
+                failed = failed or error
+            else:
+                return part, result
     if failed is None:
         raise AssertionError("a budget leaves at least one cluster to try")
     if usd_per_hour is not None:
         failed.hint += f", or a budget of more than ${usd_per_hour:g} an hour"
     raise failed
-
-
-def _with_more_zero(problem: Problem, model: CostModel) -> Iterator[Problem]:
-    """The problem, in which solvers try ZeRO 0 and 1 where it is open; then with 2, and with 3."""
-    yield problem
-    if problem.choices.zero is None and model.assumes.zero is None:
-        for zero in (2, 3):
-            yield replace(problem, choices=replace(problem.choices, zero=zero))
 
 
 def compare(problem: Problem, settings: SearchSettings) -> dict[str, Baseline]:

@@ -150,7 +150,7 @@ def _stages(iteration: Iteration, memory_fraction: float) -> list[StageAccount]:
                     working,
                     held,
                     end - working - held,
-                    reduced - end - reducing,
+                    max(0.0, reduced - end - reducing),  # but for rounding
                     reducing,
                     iteration.finished_s[p][s] - reduced,
                     iteration.seconds - iteration.finished_s[p][s],

@@ -238,7 +238,9 @@ class RooflineStages:
                 )
 
             most = self.blocks - (not first) - (not last)
-            if most and held(most) > limit:
+            if most and held(most) > limit and first and last:
+                most = 0  # it has all blocks or is no stage
+            elif most and held(most) > limit:
                 one = held(1)
                 most = 0 if one > limit else 1 + int((limit - one) / max(1.0, held(2) - one)) if most > 1 else 0
                 most += 1 if most and held(most + 1) <= limit else 0

@@ -172,24 +172,26 @@ def iteration_cost(iteration: Iteration, memory_fraction: float) -> Cost:
 def breakdown_s(iteration: Iteration) -> dict[str, float]:
     """Seconds by cause along the pipeline that ends its backwards last; the parts add up to the iteration.
 
-    compute: its busiest stage, ZeRO 3's gathers with it; tensor_parallel: what of that its devices talk; bubble: what
-    the schedule adds with free links; pipeline_parallel: what the links add; data_parallel: from there until the last
-    gradient is reduced; optimizer: the rest.
+    compute: its busiest stage; tensor_parallel: what its devices talk; bubble: what the schedule adds with free links;
+    pipeline_parallel: what the links add; data_parallel: from there until the last gradient is reduced, and the
+    busiest stage's gathers of ZeRO 3; optimizer: the rest.
     """
     plan, ends = iteration.placement.plan, iteration.backward_s
     slowest = int(np.argmax([max(times) for times in ends]))
     pipeline, work = plan.pipelines[slowest], iteration.works[slowest]
-    busiest = max(work, key=lambda w: w.forward_s + w.backward_s)
-    compute = (busiest.forward_s + busiest.backward_s) * pipeline.micro_batches
-    talking = busiest.tensor_parallel_s * pipeline.micro_batches
+    passes_s = [w.forward_s + w.backward_s for w in work]
+    most = passes_s.index(max(passes_s))
+    busy, alone = passes_s[most] * pipeline.micro_batches, iteration.placement.works[slowest][most]
+    gathering = busy - (alone.forward_s + alone.backward_s) * pipeline.micro_batches
+    talking = work[most].tensor_parallel_s * pipeline.micro_batches
     unhindered = max(play(plan.options.schedule, work, [Hop()] * (len(work) - 1), pipeline.micro_batches))
     end, end_reduced = max(ends[slowest]), max(map(max, iteration.reduced_s))
     return {
-        "compute": compute - talking,
+        "compute": busy - talking - gathering,
         "tensor_parallel": talking,
         "pipeline_parallel": end - unhindered,
-        "bubble": unhindered - compute,
-        "data_parallel": end_reduced - end,
+        "bubble": unhindered - busy,
+        "data_parallel": end_reduced - end + gathering,
         "optimizer": iteration.seconds - end_reduced,
     }
 

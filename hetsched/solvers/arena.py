@@ -1,6 +1,6 @@
 """A problem with one setting of its open options, as a search on chains of classes sees it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -166,11 +166,14 @@ class Arenas:
         return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
 
 
-def _first(ladder: Iterable[Arena], hand: Hand) -> Place | None:
-    for arena in ladder:
+def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
+    """The first setting that fits; the last needs the least memory, so none does where that does not."""
+    for number, arena in enumerate(ladder):
         standing = arena.stand(hand)
         if standing is not None:
             return Place(arena, standing)
+        if number == 0 and ladder[-1].stand(hand) is None:
+            return None
     return None
 
 

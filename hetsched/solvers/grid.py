@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.cost.base import NOTHING_ASSUMED, Assumptions, CostModel
 from hetsched.cost.compute import Worker, stage_work
 from hetsched.cost.memory import RESERVE_BYTES, stage_bytes, usable_bytes
+from hetsched.cost.placement import GATHERED_WEIGHTS
 from hetsched.cost.published.dtfm import paper_messages_gigabytes
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers, Options, Pipeline, Plan, Stage
@@ -41,12 +43,14 @@ def variants(problem: Problem, assumes: Assumptions) -> Iterator[list[Variant]]:
     choices = problem.choices
     zero = assumes.zero if choices.zero is None else choices.zero
     recompute = assumes.recompute if choices.recompute is None else choices.recompute
-    zeros = (0, 1) if zero is None else (zero,)
+    zeros = (0, 1, 2) if zero is None else (zero,)
+    last = (GATHERED_WEIGHTS,) if zero is None else ()  # which costs most: weights cross the network in each pass
     recomputes = (False, True) if recompute is None else (recompute,)
     fixed = assumes.schedule if choices.schedule is None else choices.schedule
     for schedule in (fixed,) if fixed else problem.schedules:
         for size in problem.micro_batches:
-            yield [Variant(size, schedule, zero, recompute) for recompute in recomputes for zero in zeros]
+            settings = [*product(recomputes, zeros), *product(recomputes, last)]
+            yield [Variant(size, schedule, zero, recompute) for recompute, zero in settings]
 
 
 def settle(

@@ -1,6 +1,7 @@
 """Quick prices of chains against the cost model's own, on plans that a walk comes by."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,6 +11,7 @@ from hetsched.catalog import find_gpu, find_model
 from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost import COST_MODELS
 from hetsched.cost.chains import pipelined_ends
+from hetsched.cost.roofline_chains import RooflineChains
 from hetsched.model import ModelSpec
 from hetsched.problem import Choices, Problem
 from hetsched.solvers.arena import Arenas
@@ -92,3 +94,21 @@ def test_layers_split_so_that_the_pipeline_ends_soonest(block: int) -> None:
         if found is not None:
             assert every[tuple(found)] == pytest.approx(min(every.values()), rel=1e-9)
     assert 5 < none < 95
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("blocks", [1, 2, 3, 12])
+def test_a_stage_of_all_blocks_fits_where_the_model_says(blocks: int, zero: int) -> None:
+    """Its embedding and head are there with all of its blocks, and with no fewer."""
+    spec, seen = replace(model_of("gpt2"), num_layers=blocks), set()
+    for size in (1, 2, 8):
+        choices = Choices(1, 1, micro_batch=size, zero=zero, recompute=True, schedule="1f1b")
+        problem = Problem(cluster_of(0), spec, TrainingJob(16, 512), choices)
+        for fraction in np.linspace(0.04, 0.2, 20):
+            arena = next(iter(Arenas(problem, COST_MODELS["roofline"](float(fraction)))))
+            chain = (((0,), blocks),)
+            fits = arena.candidate([chain]).cost.feasible
+            assert isinstance(arena.pricer, RooflineChains)
+            assert arena.pricer.fits(chain, 16 // size, 1) == fits
+            seen.add(fits)
+    assert seen == {True, False}
