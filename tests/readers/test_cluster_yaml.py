@@ -127,8 +127,8 @@ def test_a_node_matrix_wins_where_it_has_a_value(tmp_path: Path) -> None:
     cluster = read(tmp_path, TWO_EACH + "  bandwidth_matrix: m.csv\n", m="gbps,b,a\nb,50,3\na,-,\n")
     assert gbps_ms(cluster, "b/0", "a/1") == (3, 1)
     assert gbps_ms(cluster, "a/0", "b/1") == (1, 1)
-    assert gbps_ms(cluster, "b/0", "b/1") == (50, 0.01)  # the diagonal is the link inside; latency is the catalogue's
-    assert gbps_ms(cluster, "a/0", "a/1") == (100, 0.01)
+    assert gbps_ms(cluster, "b/0", "b/1") == (50, 0.02)  # the diagonal is the link inside; latency is the catalogue's
+    assert gbps_ms(cluster, "a/0", "a/1") == (40, 0.02)
 
 
 def test_a_region_matrix(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_region_matrix(tmp_path: Path) -> None:
     assert gbps_ms(cluster, "a/0", "b/0") == (4, 0.1)
     assert gbps_ms(cluster, "a/0", "c/0") == (2, 0.2)
     assert gbps_ms(cluster, "c/0", "a/0") == (3, 0.3)
-    assert gbps_ms(cluster, "a/0", "a/1") == (100, 0.01)
+    assert gbps_ms(cluster, "a/0", "a/1") == (40, 0.02)
 
 
 def test_a_device_matrix(tmp_path: Path) -> None:
@@ -157,12 +157,12 @@ def test_a_device_matrix(tmp_path: Path) -> None:
         b/1,7,,70,x
         """
     cluster = read(tmp_path, TWO_EACH + "  bandwidth_matrix: m.csv\n", m=matrix)
-    assert gbps_ms(cluster, "a/0", "a/1") == (90, 0.01)
-    assert gbps_ms(cluster, "a/1", "a/0") == (80, 0.01)
+    assert gbps_ms(cluster, "a/0", "a/1") == (90, 0.02)
+    assert gbps_ms(cluster, "a/1", "a/0") == (80, 0.02)
     assert gbps_ms(cluster, "a/1", "b/0") == (3, 1)
     assert gbps_ms(cluster, "b/0", "a/1") == (6, 1)
     assert gbps_ms(cluster, "b/1", "a/1") == (1, 1)  # not measured: the regions'
-    assert gbps_ms(cluster, "b/0", "b/1") == (70, 0.01)
+    assert gbps_ms(cluster, "b/0", "b/1") == (70, 0.02)
     assert set(cluster.network.per_device) == {(0, 0), (1, 0)}  # the others' GPUs do not differ
     assert cluster.network.bandwidth_bytes_per_s[1, 0] == pytest.approx(1 * GBPS)  # the worst of the four
 
