@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 
 from hetsched.errors import HetschedError
-from hetsched.exporters.handover import addresses, bootstrap_ports
+from hetsched.exporters.handover import ENDS_TOGETHER, addresses, bootstrap_ports
 from hetsched.exporters.nginx import PORT, export_nginx
 from hetsched.plan import ServingPipeline, ServingPlan
 
@@ -168,14 +168,7 @@ set -eu
 : "${{MODEL:?set it to a folder or a Hugging Face name}}"
 KV_BACKEND="${{KV_BACKEND:-nixl}}"
 export KV_BACKEND
-pids=
-stop() {{
-    trap - INT TERM EXIT
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    wait
-}}
-trap stop INT TERM EXIT
-
+{ENDS_TOGETHER}
 {commands}
 wait
 """

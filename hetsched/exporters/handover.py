@@ -12,6 +12,15 @@ from hetsched.plan import ServingPlan
 LOCAL = "127.0.0.1"
 FIRST_PORT, FIRST_METRICS_PORT = 9000, 29000  # of the routers, on the machine where all of them run
 FIRST_BOOTSTRAP_PORT = 8998  # of the first prefill server on a node: where SGLang's decode servers meet it
+# Of a script: what it started ends when it does.
+ENDS_TOGETHER = """pids=
+stop() {
+    trap - INT TERM EXIT
+    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
+    wait
+}
+trap stop INT TERM EXIT
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +90,7 @@ def handover_script(plan: ServingPlan, address: dict[str, str]) -> str:
 # A router for each route of the plan. PD_ROUTER=sglang or PD_ROUTER=vllm says whose servers they are in front of.
 set -eu
 PD_ROUTER="${{PD_ROUTER:-sglang}}"
-pids=
-stop() {{
-    trap - INT TERM EXIT
-    for pid in $pids; do kill "$pid" 2>/dev/null || true; done
-    wait
-}}
-trap stop INT TERM EXIT
-
+{ENDS_TOGETHER}
 # port, port of its figures, prefill server, its bootstrap port, decode server
 route() {{
     case "$PD_ROUTER" in

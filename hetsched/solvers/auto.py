@@ -47,7 +47,7 @@ class Auto:
         return None
 
     def steps(self, problem: Problem) -> int:
-        """The islands, and walks of a tenth of a second."""
+        """Starts that are better than those before, and walks of a tenth of a second."""
         return ISLANDS + self.walks
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
