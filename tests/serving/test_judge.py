@@ -1,5 +1,7 @@
 """The judge's rates: overload does not pass because a run is short, and equal replicas get equal rates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,10 @@ from hetsched.readers import resolve_model
 from hetsched.requests import sampled
 from hetsched.serving.judge import Judge
 from hetsched.serving_problem import ServingProblem
+from hetsched.solvers.serving.phases import Phases
 from hetsched.solvers.serving.workshop import Workshop
 from hetsched.workload import Limit, ServingLoad, Slo
+from tests.serving.exhaustive import instance
 
 MODEL = resolve_model("llama-3.1-8b", "test")
 GPU = find_gpu("L4-24GB", "test")
@@ -69,3 +73,28 @@ def test_a_loose_limit_lets_no_more_through_than_can_be_served() -> None:
     judge = Judge(problem, None)
     assert judge.rate_alone(replicas[0]) == judge.rate_alone(replicas[1])
     assert abs(judge.rate_alone(replicas[0]) / (verdict.rate_per_s / 2) - 1) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("seed", "devices", "limit"),
+    [(114, ("n0/0", "n0/1"), "room"), (112, ("n0/0", "n1/0"), "link"), (118, ("n0/0", "n0/1"), "prompts")],
+)
+def test_a_full_plan_of_two_phases_does_what_it_does_in_the_long_run(
+    seed: int, devices: tuple[str, str], limit: str
+) -> None:
+    """Whatever limits it: the decode replica's room for sequences, the link between both, or prompts.
+
+    While KV caches wait their requests make no tokens; counted as if they did, the first did 1.8 times as much, and the
+    second, whose decode replica is never full, 2.1 times.
+    """
+    problem = instance(seed, 6)
+    workshop, judge = Workshop(problem, 0.92, None), Judge(problem, None)
+    phases, layers = Phases(workshop), (0, problem.model.num_layers)
+    roles = zip(devices, ("prefill", "decode"), strict=True)
+    made = [workshop.made([Stage(layers, (name,))], role) for name, role in roles]
+    draft = phases.draft(phases.flowing(made))
+    assert draft is not None
+    short, long = (replace(judge, count=count).play(draft, None) for count in (1500, 4500))
+    assert (long.loads[1].peak_batch == made[1].max_batch) == (limit == "room")
+    per_s = (long.served - short.served) / (long.span_s - short.span_s)
+    assert judge.most_per_s(draft) == pytest.approx(per_s, rel=0.05)

@@ -35,9 +35,9 @@ def full_rate_per_s(times: StepTimes, role: str, max_batch: int, options: Servin
         for job in jobs:
             engine.arrive(job)
         engine.advance(float("inf"))
-    first_s, finish_s = (np.array([getattr(job, name) for job in jobs]) for name in ("first_s", "finish_s"))
+    begun_s, finish_s = (np.array([getattr(job, name) for job in jobs]) for name in ("begun_s", "finish_s"))
     tokens = np.array([job.output for job in jobs])
-    rate = full_per_s(first_s, finish_s, tokens, float(tokens.mean()))
+    rate = full_per_s(begun_s, finish_s, tokens, float(tokens.mean()))
     passing = float((requests.output_tokens > 1).mean()) if role == "decode" else 1.0
     return rate / passing
 

@@ -158,6 +158,7 @@ class Engine:
         while room > 0 and self.landed and self.landed[0].available_s <= now:
             job = self.landed.popleft()
             job.note("landed", self.name, job.available_s, now)
+            job.begun_s = now
             group.join(job, job.prompt)
             self._count_in()
             room -= 1
@@ -250,7 +251,7 @@ class Engine:
     def _prefill_done(self, group: Group, job: Job, now: float) -> None:
         kv_tokens = job.to_prefill
         if not job.made:
-            job.first_s = group.end_s
+            job.first_s = job.begun_s = group.end_s
         job.made += 1
         if job.made == job.output:
             self._end(group, job, kv_tokens)

@@ -25,12 +25,14 @@ class Job:
 
     made: tokens it has so far; kv_tokens: what it holds while no decode step is under way (see `Group.kv_of`). entry,
     replica: positions of the pipeline that it came to and of the one where it is. available_s: since when it waits.
-    first_s, finish_s: when its first and last tokens were made.
+    first_s, finish_s: when its first and last tokens were made; begun_s: since when it is decoded, by the replica that it
+    was handed on to where it was.
     """
 
     __slots__ = (
         "arrival_s",
         "available_s",
+        "begun_s",
         "entry",
         "filled",
         "finish_s",
@@ -52,7 +54,7 @@ class Job:
         self.index, self.arrival_s, self.prompt, self.output = index, arrival_s, prompt, output
         self.available_s = arrival_s
         self.made = self.kv_tokens = self.filled = self.joined = self.ticket = self.preemptions = 0
-        self.first_s = self.finish_s = float("nan")
+        self.first_s = self.begun_s = self.finish_s = float("nan")
         self.rejected = False
         self.entry = self.replica = -1
         self.log: list[Moment] | None = [] if record else None

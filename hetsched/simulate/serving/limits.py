@@ -8,7 +8,6 @@ from hetsched.simulate.serving.result import Counts, Floats, ServingRun
 
 PRECISION = 0.02  # of the rate, relative
 MOST_RUNS = 40
-FULL = 0.9  # of its sequences, or of its KV cache
 TINY = 1e-12  # seconds
 
 
@@ -45,36 +44,37 @@ def saturated_per_s(run: ServingRun) -> float:
 
     What each replica does while it is full, over its share of the requests, is what the plan would do if the others
     were endless; the least of these is what it does. A replica that had all its requests in hand at once has shown no
-    limit, nor has one that KV caches come to and that was never full; one that prefills has always more to do.
+    limit; one that prefills has always more to do. One that KV caches come to does what they let it, from when they are
+    there: while they wait for room or for a link their requests make no tokens.
     """
     served, plan, requests = np.isfinite(run.finish_s), run.plan, run.requests
     rates = []
     for number, (pipeline, load) in enumerate(zip(plan.pipelines, run.loads, strict=True)):
         if pipeline.role == "prefill":
-            mine, ends_s, tokens = served & (run.entry == number), run.first_s, requests.input_tokens
+            mine, begun_s, ends_s = served & (run.entry == number), run.first_s, run.first_s
+            tokens = requests.input_tokens
             shown = mine.any()
             since_s = float(np.min(ends_s, where=mine, initial=np.inf))  # its pipeline is full
         else:
-            mine, ends_s, tokens = served & (run.replica == number), run.finish_s, requests.output_tokens
+            mine, begun_s, ends_s = served & (run.replica == number), run.begun_s, run.finish_s
+            tokens = requests.output_tokens
             shown, since_s = mine.sum() > load.peak_batch, 0.0
             if plan.disaggregated and shown:
-                kv_full = load.kv_peak_tokens >= FULL * load.kv_capacity_tokens
-                shown = kv_full or load.peak_batch >= FULL * pipeline.max_batch
-                since_s = float(np.sort(run.first_s[mine])[load.peak_batch - 1])  # by then it may be full
+                since_s = float(np.sort(begun_s[mine])[load.peak_batch - 1])  # by then it may be full
         if shown:
             mean_tokens = float(tokens[served].mean())  # of all: a replica's own are longer or shorter by chance
-            rate = full_per_s(run.first_s[mine], ends_s[mine], tokens[mine], mean_tokens, since_s)
+            rate = full_per_s(begun_s[mine], ends_s[mine], tokens[mine], mean_tokens, since_s)
             rates.append(rate * served.sum() / mine.sum())
     return float(min(rates, default=run.requests_per_s))
 
 
-def full_per_s(first_s: Floats, finish_s: Floats, tokens: Counts, mean_tokens: float, since_s: float = 0.0) -> float:
-    """Requests of mean length that a replica does a second, from a time on until the last one starts: by their tokens.
+def full_per_s(begun_s: Floats, finish_s: Floats, tokens: Counts, mean_tokens: float, since_s: float = 0.0) -> float:
+    """Requests of mean length that a replica does a second, from a time on until the last one begins: by their tokens.
 
     Whole requests would mislead: those of one length end in crowds, and of many lengths the short ones end first.
     """
-    until_s = float(np.max(finish_s, where=finish_s <= first_s.max(), initial=0.0) or finish_s.max())
+    until_s = float(np.max(finish_s, where=finish_s <= begun_s.max(), initial=0.0) or finish_s.max())
     since_s = since_s if since_s < until_s else 0.0
-    takes_s = np.maximum(finish_s - first_s, TINY)
-    made = [np.clip((now - first_s) / takes_s, 0.0, 1.0) @ tokens for now in (since_s, until_s)]
+    takes_s = np.maximum(finish_s - begun_s, TINY)
+    made = [np.clip((now - begun_s) / takes_s, 0.0, 1.0) @ tokens for now in (since_s, until_s)]
     return float((made[1] - made[0]) / mean_tokens / (until_s - since_s))

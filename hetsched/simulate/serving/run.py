@@ -249,6 +249,7 @@ def _result(plan: ServingPlan, requests: Requests, engines: list[Engine], jobs: 
         plan=plan,
         requests=requests,
         first_s=np.array([job.first_s for job in jobs]),
+        begun_s=np.array([job.begun_s for job in jobs]),
         finish_s=ends,
         rejected=np.array([job.rejected for job in jobs]),
         preemptions=np.array([job.preemptions for job in jobs]),
