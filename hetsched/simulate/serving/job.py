@@ -25,8 +25,8 @@ class Job:
 
     made: tokens it has so far; kv_tokens: what it holds while no decode step is under way (see `Group.kv_of`). entry,
     replica: positions of the pipeline that it came to and of the one where it is. available_s: since when it waits.
-    first_s, finish_s: when its first and last tokens were made; begun_s: since when it is decoded, by the replica that it
-    was handed on to where it was.
+    first_s, finish_s: when its first and last tokens were made; begun_s: since when it is decoded, which is later than
+    first_s where its KV was handed on.
     """
 
     __slots__ = (

@@ -63,9 +63,9 @@ class ReplicaLoad:
 class ServingRun:
     """One simulation. Arrays are (requests,), in the order of arrival.
 
-    first_s, finish_s: when a request had its first and its last token, nan where it was rejected; begun_s: since when it
-    was decoded, later than first_s where its KV was handed on; entry, replica: the positions of the pipelines that it
-    came to and that finished it. span_s: from the first arrival to the last token.
+    first_s, finish_s: when a request had its first and its last token, nan where it was rejected; begun_s: since when
+    it was decoded, later than first_s where its KV was handed on; entry, replica: the positions of the pipelines that
+    it came to and that finished it. span_s: from the first arrival to the last token.
     moments: the life of the request that was recorded.
     """
 
