@@ -35,6 +35,10 @@ class PassTimes:
     backward_s: float
     update_s: float
 
+    def longer(self, times: float) -> "PassTimes":
+        """Passes so many times as long, the update as it is."""
+        return PassTimes(self.forward_s * times, self.backward_s * times, self.update_s)
+
 
 @dataclass(frozen=True, slots=True)
 class PartTimes:
@@ -44,23 +48,36 @@ class PartTimes:
     block: PassTimes
     head: PassTimes
 
+    def longer(self, times: float) -> "PartTimes":
+        """Passes of all parts so many times as long."""
+        return PartTimes(self.embedding.longer(times), self.block.longer(times), self.head.longer(times))
+
 
 @dataclass(frozen=True)
 class TrainingProfile:
     """Measured times on one GPU kind at one tensor-parallel degree, communication of that degree included.
 
-    points: {micro-batch size: times}.
+    points: {micro-batch size: times}, one at least.
     """
 
     points: Mapping[int, PartTimes]
 
-    def at(self, micro_batch: int) -> PartTimes | None:
-        """The times at a micro-batch size, between two measured ones by a straight line; None beyond the measured."""
+    def covers(self, micro_batch: int) -> bool:
+        """Whether the size lies among the measured ones."""
+        return min(self.points) <= micro_batch <= max(self.points)
+
+    def at(self, micro_batch: int) -> PartTimes:
+        """The times at a micro-batch size, between two measured ones by a straight line.
+
+        Above the largest, passes take as long for each sequence as there; below the smallest, as long as that.
+        """
         sizes = sorted(self.points)
-        if not sizes or not sizes[0] <= micro_batch <= sizes[-1]:
-            return None
         if micro_batch in self.points:
             return self.points[micro_batch]
+        if micro_batch < sizes[0]:
+            return self.points[sizes[0]]
+        if micro_batch > sizes[-1]:
+            return self.points[sizes[-1]].longer(micro_batch / sizes[-1])
         above = next(size for size in sizes if size > micro_batch)
         below = max(size for size in sizes if size < micro_batch)
         share = (micro_batch - below) / (above - below)
@@ -169,11 +186,22 @@ class Measurements:
             return None
         return self.serving.get((ServingShape.of(model), kind, tensor_parallel))
 
-    def part_times(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> PartTimes | None:
-        """The measured times of a model's parts, or None where there are none for this shape, kind, degree and size."""
+    def profile(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> TrainingProfile | None:
+        """The measured profile of a model of this shape, or None where there is none for the kind and degree."""
         if not self.training:
             return None
-        profile = self.training.get((ModelShape.of(model, job), kind, tensor_parallel))
+        return self.training.get((ModelShape.of(model, job), kind, tensor_parallel))
+
+    def degrees(self, model: ModelSpec, job: TrainingJob, kind: str) -> list[int]:
+        """The tensor-parallel degrees at which a kind was measured for a model of this shape."""
+        if not self.training:
+            return []
+        shape = ModelShape.of(model, job)
+        return [degree for other, name, degree in self.training if (other, name) == (shape, kind)]
+
+    def part_times(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> PartTimes | None:
+        """The times of a model's parts by `profile`, or None where there is none."""
+        profile = self.profile(model, job, kind, tensor_parallel)
         return None if profile is None else profile.at(job.micro_batch)
 
     @classmethod

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hetsched.cluster import Cluster, Floats, Gpu
-from hetsched.cost.compute import Worker, optimizer_s, stage_work
+from hetsched.cost.compute import optimizer_s, stage_work
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.network import CHUNK_BYTES
+from hetsched.cost.workers import worker_at
 from hetsched.model import ModelSpec
 from hetsched.workload import TrainingJob
 
@@ -136,8 +137,7 @@ def team_speeds(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute:
                 bytes_per_s = max(inside_bytes_per_s(cluster, node, degree) for node in nodes)
                 size = hidden_bytes(model, job) / degree
                 all_reduce_s = 2 * (degree - 1) * (latency_s + size / bytes_per_s)
-            measured = cluster.measured.part_times(model, job, gpu.kind, degree)
-            worker = Worker(gpu, degree, all_reduce_s if measured is None else 0.0, measured)
+            worker = worker_at(cluster.measured, gpu, degree, all_reduce_s, model, job)
             first, middle, last = (stage_work(worker, short, job, (k, k + 1), recompute) for k in range(3))
             block_s = middle.forward_s + middle.backward_s
             yield TeamSpeed(

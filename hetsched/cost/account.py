@@ -1,7 +1,5 @@
 """From a plan's time to its Cost: memory, violations, utilisation and money, alike for every model."""
 
-from collections.abc import Mapping
-
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, Violation
 from hetsched.cost.memory import reserve_bytes, stage_bytes
@@ -58,11 +56,3 @@ def memory_bytes(cluster: Cluster, plan: Plan) -> dict[str, int]:
         for name in stage.devices:
             found[name] = known[key] + reserve_bytes(cluster.device(name).gpu.memory_bytes)
     return found
-
-
-def unmeasured_note(kinds: Mapping[str, bool]) -> tuple[str, ...]:
-    """A note on the kinds of GPU ({kind: whether its speed was measured}) whose speed is from the data sheet."""
-    unmeasured = sorted(kind for kind, measured in kinds.items() if not measured)
-    if not unmeasured:
-        return ()
-    return (f"speed of {', '.join(unmeasured)} is from the data sheet at a default efficiency, not measured",)

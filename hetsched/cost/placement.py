@@ -12,6 +12,7 @@ from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of
 from hetsched.cost.schedule import Hop, pace_of
 from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
+from hetsched.cost.workers import worker_at
 from hetsched.model import ModelSpec
 from hetsched.plan import Plan
 from hetsched.workload import TrainingJob
@@ -113,10 +114,8 @@ def worker_of(cluster: Cluster, team: Team, model: ModelSpec, job: TrainingJob) 
     """What a team is as a worker: its slowest GPU at its degree, measured where there is a profile."""
     gpus = {id(gpu): gpu for gpu in (cluster.devices[device].gpu for device in team.devices)}.values()
     slowest = min(gpus, key=lambda gpu: gpu.flops_per_s(job.dtype) * efficiency(gpu))
-    measured = cluster.measured.part_times(model, job, slowest.kind, team.size)
-    if team.size == 1 or measured is not None:
-        return Worker(slowest, team.size, 0.0, measured)
-    return Worker(slowest, team.size, team_all_reduce_s(cluster, team, hidden_bytes(model, job)))
+    all_reduce_s = team_all_reduce_s(cluster, team, hidden_bytes(model, job))
+    return worker_at(cluster.measured, slowest, team.size, all_reduce_s, model, job)
 
 
 def gradient_lanes(

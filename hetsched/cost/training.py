@@ -10,11 +10,12 @@ all-reduces that no stage has in common.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from hetsched.cluster import Cluster
-from hetsched.cost.account import MEMORY_FRACTION, account, unmeasured_note
+from hetsched.cost.account import MEMORY_FRACTION, account
 from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.chains import ChainPricer
 from hetsched.cost.compute import StageWork, optimizer_s
@@ -22,6 +23,7 @@ from hetsched.cost.network import all_reduce_s
 from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, place
 from hetsched.cost.schedule import Hop, play
 from hetsched.cost.traffic import gradient_bytes
+from hetsched.cost.workers import speed_notes
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Plan
 from hetsched.workload import TrainingJob
@@ -165,7 +167,7 @@ def iteration_cost(iteration: Iteration, memory_fraction: float) -> Cost:
         iteration.seconds,
         breakdown_s(iteration),
         memory_fraction,
-        _notes(placement),
+        speed_notes(placement.cluster, placement.plan.model, placement.plan.workload, chain(*placement.workers)),
     )
 
 
@@ -194,11 +196,3 @@ def breakdown_s(iteration: Iteration) -> dict[str, float]:
         "data_parallel": end_reduced - end + gathering,
         "optimizer": iteration.seconds - end_reduced,
     }
-
-
-def _notes(placement: Placement) -> tuple[str, ...]:
-    known: dict[str, bool] = {}
-    for worker in (worker for line in placement.workers for worker in line):
-        measured = worker.measured is not None or worker.gpu.efficiency is not None
-        known[worker.gpu.kind] = known.get(worker.gpu.kind, True) and measured
-    return unmeasured_note(known)

@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hetsched.cluster import Cluster
+from hetsched.cost.compute import BLOCK_OVERHEAD_S, stage_work
 from hetsched.cost.network import team_of
 from hetsched.cost.placement import place, worker_of
+from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError
+from hetsched.model import ModelSpec
 from hetsched.plan import Pipeline, Plan, Stage
 from hetsched.profiles import BandwidthCurve
 from hetsched.readers import read_cluster, read_model
@@ -19,6 +23,7 @@ from hetsched.workload import TrainingJob
 
 PROFILES = Path(__file__).parents[2] / "cluster_specs" / "profiles"
 TIMES, CURVES = PROFILES / "training_profiles.json", PROFILES / "training_network.json"
+NAMES = tuple(f"a/{k}" for k in range(8))
 NODES = """
   - {name: a, gpu: Titan-RTX, count: 8}
   - {name: b, gpu: RTX-2080, count: 8}
@@ -50,10 +55,58 @@ def test_times_as_they_stand_and_between_them(tmp_path: Path) -> None:
     assert between is not None
     assert between.block.forward_s == pytest.approx((0.029579 + 0.058463) / 2)
     assert between.head.backward_s == pytest.approx((0.038751 + 0.082018) / 2)
-    for other in (job(64), job(4, "bf16"), job(4, seq_len=1024)):  # beyond the sizes, and of another shape
+    for other in (job(4, "bf16"), job(4, seq_len=1024)):  # of another shape
         assert worker_of(cluster, team, model, other).measured is None
-    three = team_of(cluster, ("a/0", "a/1", "a/2"))
-    assert worker_of(cluster, three, model, job(4)).measured is None
+
+
+def test_beyond_the_sizes_times_go_on_and_a_note_says_so(tmp_path: Path) -> None:
+    """Twice the largest micro-batch takes twice as long, but one update."""
+    cluster, model = cluster_of(tmp_path), read_model("opt-350m-s")
+    team = team_of(cluster, ("a/0", "a/1", "a/2", "a/3"))
+    largest, beyond = (worker_of(cluster, team, model, job(size)).measured for size in (32, 64))
+    assert largest is not None
+    assert beyond is not None
+    for part in ("embedding", "block", "head"):
+        last, more = getattr(largest, part), getattr(beyond, part)
+        assert (more.forward_s, more.backward_s, more.update_s) == (
+            2 * last.forward_s,
+            2 * last.backward_s,
+            last.update_s,
+        )
+    assert notes_of(cluster, model, job(32), team.size) == ()
+    assert notes_of(cluster, model, job(64), team.size) == (
+        "Titan-RTX-24GB at TP 4: micro-batches of 64 were not measured, times go on from the nearest that were",
+    )
+
+
+def test_a_degree_that_was_not_measured_is_as_efficient_as_the_nearest(tmp_path: Path) -> None:
+    """Three GPUs take two thirds of what two were measured to take, and talk besides."""
+    cluster, model = cluster_of(tmp_path), read_model("opt-350m-s")
+    two, three = (worker_of(cluster, team_of(cluster, names), model, job(8)) for names in (NAMES[:2], NAMES[:3]))
+    assert three.measured is None
+    assert three.all_reduce_s > 0.0
+    works = [stage_work(w, model, job(8), (1, 2), False) for w in (two, replace(three, all_reduce_s=0.0))]
+    seconds = [work.forward_s + work.backward_s for work in works]
+    assert seconds[1] == pytest.approx(seconds[0] * 2 / 3 + 3 * BLOCK_OVERHEAD_S)
+    assert notes_of(cluster, model, job(8), 3) == (
+        "Titan-RTX-24GB at TP 3 was not measured: the efficiency is that of the nearest degree that was",
+    )
+
+
+def test_profiles_of_another_shape_are_not_silent(tmp_path: Path) -> None:
+    cluster, model = cluster_of(tmp_path), read_model("opt-350m-s")
+    notes = notes_of(cluster, model, job(4, "bf16", seq_len=1024), 2)
+    assert notes == (
+        "speed of Titan-RTX-24GB is from the data sheet at a default efficiency, not measured",
+        "the profiles of Titan-RTX-24GB are of another shape: seq_len 2048 (here 1024), dtype fp32 (here bf16)",
+    )
+
+
+def notes_of(cluster: Cluster, model: ModelSpec, work: TrainingJob, degree: int) -> tuple[str, ...]:
+    """Of a plan of one stage on that many GPUs of the first node."""
+    stage = Stage((0, model.num_layers), tuple(f"a/{k}" for k in range(degree)))
+    plan = Plan(model, work, (Pipeline("p0", (stage,), work.global_batch // work.micro_batch),))
+    return Roofline().price(cluster, plan).notes
 
 
 def test_a_model_of_the_same_shape_has_the_same_times(tmp_path: Path) -> None:
