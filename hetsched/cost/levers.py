@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from hetsched.cost.compute import StageWork, stage_work
 from hetsched.cost.placement import Placement
 from hetsched.cost.schedule import Hop
-from hetsched.cost.training import Iteration, gathers_s, play_iteration, play_parts, with_gathers
+from hetsched.cost.training import Iteration, gathers_s, play_iteration, play_parts, play_worked, with_gathers
 from hetsched.plan import Compression
 
 LEAST_GAIN = 5e-3  # of the iteration: what gains less is no lever
@@ -81,7 +81,7 @@ def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
         yield (
             "free_gathers",
             "ZeRO 3's gathers of weights in no time",
-            play_parts(placement, placement.works, hops, reductions),
+            play_worked(placement, placement.works, reductions),
         )
     if any(work.tensor_parallel_s for line in works for work in line):
         quiet = _works(placement, plan.options.recompute, talks=False)
@@ -102,10 +102,8 @@ def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
 
 
 def _replayed(iteration: Iteration, works: list[list[StageWork]]) -> Iteration:
-    """With other work: messages meet more often where that goes faster."""
     placement = iteration.placement
-    hops = [placement.hops(p, line) for p, line in enumerate(works)]
-    return play_parts(placement, with_gathers(placement, works), hops, iteration.reductions_s)
+    return play_worked(placement, with_gathers(placement, works), iteration.reductions_s)
 
 
 def _works(placement: Placement, recompute: bool, talks: bool) -> list[list[StageWork]]:

@@ -7,10 +7,10 @@ from itertools import accumulate, pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.compute import StageWork, Worker, efficiency, stage_work
-from hetsched.cost.hops import both_cross, hop_between
+from hetsched.cost.hops import hops_of, link_between
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of
-from hetsched.cost.schedule import Hop, pace_of
+from hetsched.cost.schedule import Hop
 from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
 from hetsched.cost.workers import worker_at
 from hetsched.model import ModelSpec
@@ -63,16 +63,21 @@ class Placement:
 
         work: what its stages work, as `works` where it is left out.
         """
-        sizes, none = hop_bytes(self.plan), Lanes()
-        pairs = list(pairwise(self.teams[pipeline]))
-        free = [
-            hop_between(self.cluster, here, there, sizes, none, none, None, 0.0, self.in_parts) for here, there in pairs
+        sizes, line = hop_bytes(self.plan), self.plan.pipelines[pipeline]
+        links = [
+            link_between(
+                self.cluster,
+                here,
+                there,
+                sizes,
+                self.forward_lanes,
+                self.backward_lanes,
+                self.crossing_lanes,
+                self.in_parts,
+            )
+            for here, there in pairwise(self.teams[pipeline])
         ]
-        line = self.plan.pipelines[pipeline]
-        cross = both_cross(self.plan.options, line.micro_batches, len(line.stages))
-        lanes = self.forward_lanes, self.backward_lanes, self.crossing_lanes if cross else None
-        pace_s = pace_of(work or self.works[pipeline], free)
-        return [hop_between(self.cluster, here, there, sizes, *lanes, pace_s, self.in_parts) for here, there in pairs]
+        return hops_of(links, work or self.works[pipeline], line.micro_batches, self.plan.options)
 
     def members(self, ring: list[Seat]) -> list[Team]:
         """The teams of a ring."""

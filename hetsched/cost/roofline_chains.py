@@ -15,19 +15,19 @@ from hetsched.cluster import Cluster
 from hetsched.cost.chain_rings import ChainRings, Rings
 from hetsched.cost.chains import Chain, Group, Standing, apportion
 from hetsched.cost.compute import StageWork
-from hetsched.cost.hops import both_cross
+from hetsched.cost.hops import hops_of, may_cross, steady_hops
 from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.cost.placement import GATHERED_WEIGHTS
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, Flow, HopLanes, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
-from hetsched.cost.schedule import Hop, pace_of, play
+from hetsched.cost.schedule import Hop, pace_of, play, round_trip_s
 from hetsched.model import ModelSpec
 from hetsched.plan import Options
 from hetsched.workload import TrainingJob
 
 MEAN_WEIGHT = 0.05  # of the guide: how much the mean pipeline counts beside the slowest
 
-_Played = tuple[object, int, tuple[int, ...]]  # what works, on how many micro-batches, over which hops
+_Played = tuple[object, int, tuple[int, ...]]  # what works, on how many micro-batches, over which links
 _Lines = list[tuple[float, float]]  # seconds besides, and for each micro-batch: some is the least that it takes
 
 
@@ -35,8 +35,8 @@ _Lines = list[tuple[float, float]]  # seconds besides, and for each micro-batch:
 class _Facts:
     """What is remembered of a chain.
 
-    pattern: a number, the same of chains whose stages work alike. pace_s: what each further micro-batch takes with free
-    links; alone_s, through_s: what each further one and the first take where no other pipeline is on the network;
+    pattern: a number, the same of chains whose stages work alike. alone_s, through_s: what each further micro-batch and
+    the first take where no other pipeline is on the network;
     least: what all take at least. groups: by number, and their nodes
     and degrees. cuts: where it is cut, from 0 on; holder: which stage holds
     each block.
@@ -44,14 +44,13 @@ class _Facts:
 
     works: list[StageWork]
     pattern: int
-    pace_s: float
     alone_s: float
     through_s: float
     least: _Lines
     groups: list[int]
     nodes: list[int]
     degrees: list[int]
-    hops: list[Flow]
+    flows: list[Flow]
     cuts: list[int]
     holder: list[int]
     fits: dict[tuple[int, int], bool] = field(default_factory=dict)
@@ -110,15 +109,15 @@ class RooflineChains(RooflineStages):
         nodes, degrees = [self.teams[g].node for g in groups], [self.teams[g].size for g in groups]
         pattern = tuple([(self.kinds[g], count) for g, (_, count) in zip(groups, chain, strict=True)])
         flows = self.flows(groups)
-        free = [self.hops[self.hop_number((a, b, 0, 0, 0, *UNCROSSED))] for a, b in pairwise(groups)]
-        pace_s = pace_of(works, free)
-        alone = self.alone(groups)
+        free = [self.links[self.link_number((a, b, 0, 0, 0, *UNCROSSED))].apart for a, b in pairwise(groups)]
+        links = [self.links[link] for link in self.shared_links(flows, HopLanes(flows))]
+        alone = steady_hops(links, works, self.options)
+        pace_s = pace_of(works, alone)
         times = [work.forward_s + work.backward_s for work in works]
         return _Facts(
             works,
             self._patterns.setdefault(pattern, len(self._patterns)),
-            pace_s,
-            pace_of(works, alone),
+            max(pace_s, round_trip_s(works, alone)) if may_cross(self.options) else pace_s,
             sum(times) + sum(map(_both_ways_s, alone)),
             _least(works, free),
             groups,
@@ -160,11 +159,17 @@ class RooflineChains(RooflineStages):
             reduced_s, gather_s = self._rings.shared_s(rings)
             works = _with_gathers(works, rings, gather_s)
         keys = self._keys(facts, works, shares)
-        if not all(key in self._played for key in keys):
-            least = [self._least_end_s(key, work) for key, work in zip(keys, works, strict=True)]
+        if len(self._played) > MOST_REMEMBERED:
+            self._played.clear()
+        new = {
+            key: (work, self._hops(key, work)) for key, work in zip(keys, works, strict=True) if key not in self._played
+        }
+        if new:
+            least = [_most_s(_least(*new[key]), key[1]) if key in new else max(self._played[key]) for key in keys]
             if _guide_s(least, max(least) + first_s) > limit_s:
                 return beyond
-        ends = [self._play(key, work) for key, work in zip(keys, works, strict=True)]
+            self._play(new)
+        ends = [self._played[key] for key in keys]
         tops, updates = list(map(max, ends)), self._updates(chains, facts)
         finished = _finished_s(ends, rings, reduced_s, updates)
         if not gathers and not rings.apart:
@@ -175,32 +180,20 @@ class RooflineChains(RooflineStages):
 
     def _keys(self, facts: Sequence[_Facts], works: Sequence[list[StageWork]], shares: Sequence[int]) -> list[_Played]:
         """What each pipeline is to play, its links shared with the others."""
-        lanes = HopLanes([hop for line in facts for hop in line.hops])
-        keys: list[_Played] = []
-        for line, work, share in zip(facts, works, shares, strict=True):
-            hops = self.shared_hops(
-                line.hops, lanes, line.pace_s if both_cross(self.options, share, len(work)) else None
-            )
-            keys.append((line.pattern if work is line.works else tuple(work), share, tuple(hops)))
-        return keys
+        lanes = HopLanes([flow for line in facts for flow in line.flows])
+        return [
+            (line.pattern if work is line.works else tuple(work), share, tuple(self.shared_links(line.flows, lanes)))
+            for line, work, share in zip(facts, works, shares, strict=True)
+        ]
 
-    def _play(self, key: _Played, work: list[StageWork]) -> list[float]:
+    def _hops(self, key: _Played, work: list[StageWork]) -> list[Hop]:
+        _, share, links = key
+        return hops_of([self.links[link] for link in links], work, share, self.options)
+
+    def _play(self, new: dict[_Played, tuple[list[StageWork], list[Hop]]]) -> None:
         """When each stage has ended its last backward and its message has left."""
-        ends = self._played.get(key)
-        if ends is None:
-            if len(self._played) > MOST_REMEMBERED:
-                self._played.clear()
-            _, share, hops = key
-            ends = play(self.options.schedule, work, [self.hops[hop] for hop in hops], share, self.options.overlap)
-            self._played[key] = ends
-        return ends
-
-    def _least_end_s(self, key: _Played, work: list[StageWork]) -> float:
-        """When a pipeline ends at the earliest; when it does, where it was played before."""
-        ends = self._played.get(key)
-        if ends is not None:
-            return max(ends)
-        return _most_s(_least(work, [self.hops[hop] for hop in key[2]]), key[1])
+        for key, (work, hops) in new.items():
+            self._played[key] = play(self.options.schedule, work, hops, key[1], self.options.overlap)
 
     def _rings_of(self, facts: Sequence[_Facts]) -> Rings:
         first = accumulate((len(line.nodes) for line in facts), initial=0)

@@ -10,7 +10,7 @@ from itertools import pairwise
 from hetsched.cluster import Cluster
 from hetsched.cost.chains import Chain, Group, pipelined_ends
 from hetsched.cost.compute import StageWork, Worker, optimizer_s, stage_work
-from hetsched.cost.hops import both_cross, hop_between
+from hetsched.cost.hops import Link, link_between, may_cross
 from hetsched.cost.memory import hidden_bytes, reserve_bytes, stage_bytes
 from hetsched.cost.network import Lanes, Team, step_link
 from hetsched.cost.placement import worker_of
@@ -23,9 +23,9 @@ from hetsched.workload import TrainingJob
 MOST_REMEMBERED = 200_000
 
 # Two groups; the flows of one kind between their nodes, out of one and into the other; the same of both kinds, where
-# they cross; and the pipeline's pace in s.
-HopKey = tuple[int, int, int, int, int, int, int, int, float]
-UNCROSSED = (0, 0, 0, 0.0)
+# they cross.
+LinkKey = tuple[int, int, int, int, int, int, int, int]
+UNCROSSED = (0, 0, 0)
 Flow = tuple[int, int, int, int, int]  # from a group to a group, by number; their nodes; how many
 
 
@@ -49,7 +49,7 @@ class RooflineStages:
     """Times and limits of stages and hops. members: per class, positions of its devices in the cluster.
 
     nodes: of each class. Of each group, by number: teams, a representative of each, since all of a class are alike;
-    kinds. hops: all that were met, each once; hop_numbers: their places, where `hop_number` was asked.
+    kinds. links: all that were met, each once; link_numbers: their places, where `link_number` was asked.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class RooflineStages:
         self.nodes = [int(cluster.node_of[positions[0]]) for positions in members]
         self.teams: list[Team] = []
         self.kinds: list[int] = []
-        self.hops: list[Hop] = []
+        self.links: list[Link] = []
         size, bits = hidden_bytes(model, job), options.compression
         self._hop_bytes = (
             compressed_bytes(size, job.dtype_bytes, bits.activation_bits, model.hidden_size),
@@ -81,8 +81,8 @@ class RooflineStages:
         self._most: dict[tuple[int, int, bool, bool, int], int] = {}
         self._splits: dict[tuple[tuple[Group, ...], int], Chain | None] = {}
         self._counts: dict[tuple[tuple[int, ...], int, float], list[int] | None] = {}
-        self.hop_numbers: dict[HopKey, int] = {}
-        self._hops_met: dict[Hop, int] = {}
+        self.link_numbers: dict[LinkKey, int] = {}
+        self._links_met: dict[Link, int] = {}
         self._step_links: dict[tuple[int, int, int, int, int, int], tuple[float, float]] = {}
 
     # ---- groups
@@ -152,20 +152,20 @@ class RooflineStages:
         begin = 0 if first else self.blocks - count if last else 1
         return begin, begin + count
 
-    # ---- hops, and steps of rings
+    # ---- links, and steps of rings
 
-    def hop(self, here: Group, there: Group, pair: int, out: int, into: int) -> Hop:
-        """Between two groups, where so many flows share the way from node to node, out of one, and into the other."""
-        return self.hops[self.hop_number((self.number(here), self.number(there), pair, out, into, *UNCROSSED))]
+    def hop(self, here: Group, there: Group) -> Hop:
+        """Between two groups, with all of the network to itself."""
+        return self.links[self.link_number((self.number(here), self.number(there), 0, 0, 0, *UNCROSSED))].apart
 
-    def hop_number(self, key: HopKey) -> int:
-        """Its place in `hops`."""
-        number = self.hop_numbers.get(key)
+    def link_number(self, key: LinkKey) -> int:
+        """Its place in `links`."""
+        number = self.link_numbers.get(key)
         if number is None:
-            here, there, pair, out, into, both, through, past, pace_s = key
+            here, there, pair, out, into, both, through, past = key
             source, target = self._pair(here, there)
             i, j = source.node, target.node
-            hop = hop_between(
+            link = link_between(
                 self.cluster,
                 source,
                 target,
@@ -173,11 +173,10 @@ class RooflineStages:
                 Lanes({i: out}, {j: into}, {(i, j): pair}),
                 Lanes({j: into}, {i: out}, {(j, i): pair}),
                 Lanes({i: through, j: past}, {i: through, j: past}, {(i, j): both, (j, i): both}) if both else None,
-                pace_s,
             )
-            number = self.hop_numbers[key] = self._hops_met.setdefault(hop, len(self.hops))
-            if number == len(self.hops):
-                self.hops.append(hop)
+            number = self.link_numbers[key] = self._links_met.setdefault(link, len(self.links))
+            if number == len(self.links):
+                self.links.append(link)
         return number
 
     def flows(self, groups: Sequence[int]) -> list[Flow]:
@@ -188,26 +187,20 @@ class RooflineStages:
             for (a, source), (b, target) in pairwise(zip(groups, teams, strict=True))
         ]
 
-    def shared_hops(self, flows: list[Flow], lanes: HopLanes, pace_s: float | None) -> list[int]:
-        """The hops of a pipeline, by number, among all on these lanes; pace_s: None where the two kinds never cross."""
-        known, number, hops = self.hop_numbers, self.hop_number, []
+    def shared_links(self, flows: list[Flow], lanes: HopLanes) -> list[int]:
+        """The links of a pipeline, by number, among all on these lanes."""
+        known, number, links, crossing = self.link_numbers, self.link_number, [], may_cross(self.options)
         pairs, out, into, through = lanes.pairs, lanes.out, lanes.into, lanes.through
         for a, b, i, j, _ in flows:
             if i == j:
-                hop: HopKey = (a, b, 0, 0, 0, *UNCROSSED)
-            elif pace_s is not None:
+                key: LinkKey = (a, b, 0, 0, 0, *UNCROSSED)
+            elif crossing:
                 both = pairs[i, j] + pairs.get((j, i), 0)
-                hop = (a, b, pairs[i, j], out[i], into[j], both, through[i], through[j], pace_s)
+                key = (a, b, pairs[i, j], out[i], into[j], both, through[i], through[j])
             else:
-                hop = (a, b, pairs[i, j], out[i], into[j], *UNCROSSED)
-            hops.append(known[hop] if hop in known else number(hop))
-        return hops
-
-    def alone(self, groups: Sequence[int]) -> list[Hop]:
-        """The hops of a pipeline where no other is on the network, and nothing slower than them in it."""
-        flows = self.flows(groups)
-        crossing = both_cross(self.options, len(groups), len(groups))
-        return [self.hops[hop] for hop in self.shared_hops(flows, HopLanes(flows), 0.0 if crossing else None)]
+                key = (a, b, pairs[i, j], out[i], into[j], *UNCROSSED)
+            links.append(known[key] if key in known else number(key))
+        return links
 
     def step_link(self, here: int, there: int, pair: int, out: int, into: int, teams: int) -> tuple[float, float]:
         """`network.step_link` between two groups by number."""
@@ -277,7 +270,7 @@ class RooflineStages:
         if depth > self.blocks or self.blocks < 3:
             return None if depth > self.blocks else self._tiny(groups, pipelines)
         numbers = [self.number(group) for group in groups]
-        hops = [self.hop(a, b, 0, 0, 0) for a, b in pairwise(groups)]
+        hops = [self.hop(a, b) for a, b in pairwise(groups)]
         busy_s = max((max(hop.forward_occupied_s, hop.backward_occupied_s) for hop in hops), default=0.0)
         key = tuple([self.kinds[number] for number in numbers]), pipelines, busy_s
         if key not in self._counts:

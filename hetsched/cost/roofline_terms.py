@@ -31,7 +31,7 @@ def roofline_terms(pricer: RooflineStages, groups: Sequence[Group], share: int, 
         both = groups[a] + groups[b]
         if any(both.count(member) > len(pricer.members[member]) for member in set(both)):
             return None
-        hop = pricer.hop(groups[a], groups[b], 0, 0, 0)
+        hop = pricer.hop(groups[a], groups[b])
         through = hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
         forward_s, backward_s = hop.forward_occupied_s, hop.backward_occupied_s
         if not gpipe:

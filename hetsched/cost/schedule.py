@@ -37,6 +37,24 @@ def pace_of(work: Sequence[StageWork], hops: Sequence[Hop]) -> float:
     return max([w.forward_s + w.backward_s for w in work] + busy_s)
 
 
+def round_trip_s(work: Sequence[StageWork], hops: Sequence[Hop]) -> float:
+    """Seconds from a micro-batch to the next in 1F1B where nothing but round trips hold them up.
+
+    A stage that k others follow has at most k + 1 micro-batches under way more than the last of these: so from any
+    stage to any later one, the way there and back takes k + 1 such times or less (see `algorithms.pipeline_dp`).
+    """
+    ways: list[float] = []  # from each stage to the one at hand, there and back
+    longest = way_s = 0.0
+    for w, hop in zip(work, [NO_HOP, *hops], strict=True):
+        way_s = hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
+        own_s = w.forward_s + w.backward_s
+        ways = [way + way_s + own_s for way in ways]
+        ways.append(own_s)
+        size = len(ways)
+        longest = max([longest, *[way / (size - s) for s, way in enumerate(ways)]])
+    return longest
+
+
 # Of the stages in turn: seconds of a pass; how long its message occupies the link after it, and takes to arrive after
 # that; and how long the stage itself is held up by it.
 _Passes = list[tuple[float, float, float, float]]

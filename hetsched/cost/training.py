@@ -99,8 +99,13 @@ def play_placed(placement: Placement) -> Iteration:
         all_reduce_s(cluster, placement.members(ring), gradient_bytes(plan, group), lanes)
         for group, ring, lanes in zip(placement.groups, placement.rings, placement.gradient_lanes, strict=True)
     ]
-    hops = [placement.hops(p) for p in range(len(plan.pipelines))]
-    return play_parts(placement, with_gathers(placement, placement.works), hops, reductions)
+    return play_worked(placement, with_gathers(placement, placement.works), reductions)
+
+
+def play_worked(placement: Placement, works: list[list[StageWork]], reductions: list[float]) -> Iteration:
+    """The iteration of stages that work as is said: how often messages meet depends on how fast they go."""
+    hops = [placement.hops(p, work) for p, work in enumerate(works)]
+    return play_parts(placement, works, hops, reductions)
 
 
 def play_parts(

@@ -216,14 +216,36 @@ def in_line(seed: int) -> tuple[Cluster, Plan]:
     return replace(free, network=Network(np.full((depth, depth), bandwidth), np.zeros((depth, depth)))), plan
 
 
+def with_micro_batches(plan: Plan, count: int) -> Plan:
+    job = replace(plan.workload, global_batch=count)
+    return replace(plan, workload=job, pipelines=(replace(plan.pipelines[0], micro_batches=count),))
+
+
 def test_messages_that_cross_meet_on_average() -> None:
-    """40 pipelines over slow links: the model is 8 % off on average (20 % at most), 18 % were it to keep both apart."""
+    """40 pipelines over slow links: the model is 5 % off on average (14 % at most), 18 % were it to keep both apart."""
     met, apart = [], []
     for seed in range(40):
         cluster, plan = in_line(seed)
         simulated_s = simulate_iteration(cluster, plan).iteration_s
         met.append(abs(play_iteration(cluster, plan).seconds / simulated_s - 1))
         apart.append(abs(kinds_apart(cluster, plan).seconds / simulated_s - 1))
-    assert np.mean(met) <= 0.08
-    assert np.max(met) <= 0.21
-    assert np.mean(apart) >= 2 * np.mean(met)
+    assert np.mean(met) <= 0.055
+    assert np.max(met) <= 0.14
+    assert np.mean(apart) >= 3 * np.mean(met)
+
+
+# So many for each stage, and more; mean and greatest. Measured: 1 and 2.7, 1.7 and 2.8, 1.2 and 4.4, 2.9 and 5.9, 2.9
+# and 9.2 %.
+OFF = [(0.5, 0, 0.012, 0.03), (1, -1, 0.02, 0.03), (1, 0, 0.015, 0.05), (1, 1, 0.03, 0.065), (2, 0, 0.032, 0.1)]
+
+
+@pytest.mark.parametrize(("each", "more", "mean", "greatest"), OFF)
+def test_about_as_many_micro_batches_as_stages(each: float, more: int, mean: float, greatest: float) -> None:
+    """The same pipelines while they fill and drain for most of the time, when few messages meet."""
+    off = []
+    for seed in range(0, 40, 2):
+        cluster, plan = in_line(seed)
+        plan = with_micro_batches(plan, round(each * len(plan.pipelines[0].stages)) + more)
+        off.append(abs(play_iteration(cluster, plan).seconds / simulate_iteration(cluster, plan).iteration_s - 1))
+    assert np.mean(off) <= mean
+    assert np.max(off) <= greatest

@@ -49,7 +49,7 @@ def passes_s(arena: Arena, chain: Chain, count: int) -> float:
     if isinstance(pricer, FlashFlexChains):
         return pricer.chain_s(chain, count)
     assert isinstance(pricer, RooflineChains)
-    hops = [pricer.hop(a, b, 0, 0, 0) for (a, _), (b, _) in pairwise(chain)]
+    hops = [pricer.hop(a, b) for (a, _), (b, _) in pairwise(chain)]
     return max(play(arena.options.schedule, pricer.stage_works(chain), hops, count))
 
 
@@ -140,7 +140,7 @@ def _claimed(arena: Arena, chain: Chain) -> bool:
         return times[: top + 1] == sorted(times[: top + 1]) and times[top:] == sorted(times[top:], reverse=True)
     assert isinstance(pricer, RooflineChains)
     works = pricer.stage_works(chain)
-    links = [pricer.hop(a, b, 0, 0, 0) for (a, _), (b, _) in pairwise(chain)]
+    links = [pricer.hop(a, b) for (a, _), (b, _) in pairwise(chain)]
     forward = max([work.forward_s for work in works] + [link.forward_occupied_s for link in links])
     backward = max([work.backward_s for work in works] + [link.backward_occupied_s for link in links])
     return any(work.forward_s == forward and work.backward_s == backward for work in works)
