@@ -40,7 +40,7 @@ def infeasible(problem: Problem, model: CostModel, plan: Plan, cost: Cost) -> In
         nearer.append("fewer --replicas with more --stages")
     hints = [f"with {' or '.join(fits[:SHOWN])} that plan fits"] if fits else []
     more = [*nearer, _larger_gpu(worst.device, worst.needed, model.memory_fraction, problem)]
-    hints.append(f"{'also' if fits else 'what would help'}: {', '.join(more)}")
+    hints.append(f"{'what helps, though maybe not alone' if fits else 'what would help'}: {', '.join(more)}")
     return InfeasibleError(
         f"no plan of {problem.model.name} fits {problem.cluster.name}: in the nearest, {worst.message}{others}",
         hint="; ".join(hints),

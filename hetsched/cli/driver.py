@@ -56,7 +56,8 @@ def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | Non
     if failed is None:
         raise AssertionError("a budget leaves at least one cluster to try")
     if usd_per_hour is not None:
-        failed.hint += f", or a budget of more than ${usd_per_hour:g} an hour"
+        whole = problem.cluster.usd_per_hour([node.name for node in problem.cluster.nodes])
+        failed.hint += f", or a budget of more than ${usd_per_hour:g} an hour (all nodes: ${whole:g})"
     raise failed
 
 

@@ -40,8 +40,24 @@ def _seen_from(path: Path, plan_path: Path | None) -> str:
 def cluster_of(plan: AnyPlan, plan_path: Path, given: Path | None) -> Cluster:
     """The plan's cluster: the file given, else the plan's own, sought beside the plan file and then from here.
 
-    Raises HetschedError where there is none; warns where the file has changed since the plan was made.
+    Raises HetschedError where there is none, or it lacks a device of the plan; warns where the file has changed since
+    the plan was made.
     """
+    cluster = _cluster_of(plan, plan_path, given)
+    for pipeline in plan.pipelines:
+        for number, stage in enumerate(pipeline.stages):
+            missing = [name for name in stage.devices if name not in cluster.index_of]
+            if missing:
+                raise HetschedError(
+                    f"{plan_path.name}: pipeline {pipeline.name}, stage {number}: device {missing[0]!r} is not in "
+                    f"cluster {cluster.name}",
+                    hint=f"devices are named node/index, e.g. {cluster.devices[0].name}; --cluster FILE takes another "
+                    "cluster",
+                )
+    return cluster
+
+
+def _cluster_of(plan: AnyPlan, plan_path: Path, given: Path | None) -> Cluster:
     if given is not None:
         return read_cluster(given)
     reference = plan.cluster

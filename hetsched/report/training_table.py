@@ -51,7 +51,10 @@ def _headline(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]) -> 
     predicted, job = plan.predicted, plan.workload
     used = sum(len(pipeline.devices) for pipeline in plan.pipelines)
     lines = [emphasise(f"{plan.model.name} on {cluster.name}: {seconds(predicted['iteration_s'])} an iteration")]
-    figures = [f"{large(predicted['tokens_per_s'])} tokens/s", f"MFU {predicted['mfu']:.1%}"]
+    if predicted["breakdown_s"].get("compute"):
+        figures = [f"{large(predicted['tokens_per_s'])} tokens/s", f"MFU {predicted['mfu']:.1%}"]
+    else:
+        figures = ["communication alone: computing is not counted"]
     if predicted.get("usd_per_hour") is not None:
         figures += [
             f"${predicted['usd_per_hour']:.2f} an hour",
