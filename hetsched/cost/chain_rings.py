@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hetsched.cost.network import Lanes, ring_all_reduce_s
-from hetsched.cost.placement import GATHERED_WEIGHTS, gradient_lanes
+from hetsched.cost.placement import gradient_lanes
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, RooflineStages
-from hetsched.cost.traffic import GRADIENT_ROW, compressed_bytes
+from hetsched.cost.traffic import GATHERED_WEIGHTS, GRADIENT_ROW, compressed_bytes
 
 FREE = Lanes()
 

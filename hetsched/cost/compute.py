@@ -49,38 +49,42 @@ def efficiency(gpu: Gpu) -> float:
 def stage_work(worker: Worker, model: ModelSpec, job: TrainingJob, layers: Layers, recompute: bool) -> StageWork:
     """Forward and backward seconds of the blocks `layers`, with embedding and head where they live.
 
-    Tensor parallelism as Megatron's (Shoeybi et al. 2019, arXiv 1909.08053): two all-reduces of the hidden states a
-    block and pass; one for the embedding's output, and one for the gradient that leaves the head.
+    Tensor parallelism as Megatron's (Shoeybi et al. 2019, arXiv 1909.08053): see `all_reduces`.
     """
     first, last = layers
     if worker.measured is not None:
         return _measured_work(worker.measured, last - first, first == 0, last == model.num_layers, recompute)
     gpu, degree, count = worker.gpu, worker.degree, last - first
-    block = _forward_s(
+    block_s = _forward_s(
         gpu,
         job.dtype,
         model.block_forward_flops(job.micro_batch, job.seq_len) / degree,
         model.block_parameters * job.dtype_bytes / degree,
         BLOCK_OVERHEAD_S,
     )
-    forward, passes = count * block, 2
-    backward = 2 * forward
-    if recompute:
-        backward, passes = backward + forward, 3
-    talking = 2 * count * passes * worker.all_reduce_s
-    forward, backward = forward + talking / passes, backward + talking * (passes - 1) / passes
+    forward, backward = count * block_s, (3 if recompute else 2) * count * block_s
     if last == model.num_layers:
         weight_bytes = model.vocab_size * model.hidden_size * job.dtype_bytes
         flops = model.head_forward_flops(job.micro_batch, job.seq_len) / degree
         head = _forward_s(gpu, job.dtype, flops, weight_bytes / degree, 0.0)
-        forward, backward = forward + head, backward + 2 * head + worker.all_reduce_s
-        talking += worker.all_reduce_s
+        forward, backward = forward + head, backward + 2 * head
     if first == 0:
         looked_up = 2 * job.micro_batch * job.seq_len * model.hidden_size * job.dtype_bytes
         lookup = looked_up / (gpu.memory_bytes_per_s * MEMORY_EFFICIENCY)
-        forward, backward = forward + lookup + worker.all_reduce_s, backward + lookup
-        talking += worker.all_reduce_s
-    return StageWork(forward, backward, talking)
+        forward, backward = forward + lookup, backward + lookup
+    there_s, back_s = (number * worker.all_reduce_s for number in all_reduces(model, layers, recompute))
+    return StageWork(forward + there_s, backward + back_s, there_s + back_s)
+
+
+def all_reduces(model: ModelSpec, layers: Layers, recompute: bool) -> tuple[int, int]:
+    """How many all-reduces of a micro-batch's hidden states a tensor-parallel stage makes: forward, and backward.
+
+    Two a block and pass; one for the embedding's output, and one for the gradient that leaves the head (Shoeybi et al.
+    2019, arXiv 1909.08053).
+    """
+    first, last = layers
+    a_pass = 2 * (last - first)
+    return a_pass + (first == 0), a_pass * (2 if recompute else 1) + (last == model.num_layers)
 
 
 def _measured_work(parts: PartTimes, blocks: int, embeds: bool, ends: bool, recompute: bool) -> StageWork:

@@ -11,13 +11,11 @@ from hetsched.cost.hops import hops_of, link_between
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.network import Lanes, Team, team_all_reduce_s, team_of
 from hetsched.cost.schedule import Hop
-from hetsched.cost.traffic import GradientGroup, gradient_groups, hop_bytes
+from hetsched.cost.traffic import GATHERED_WEIGHTS, GradientGroup, gradient_groups, hop_bytes
 from hetsched.cost.workers import worker_at
 from hetsched.model import ModelSpec
 from hetsched.plan import Plan
 from hetsched.workload import TrainingJob
-
-GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
 
 Seat = tuple[int, int]  # (pipeline, stage)
 

@@ -17,10 +17,10 @@ from hetsched.cost.chains import Chain, Group, Standing, apportion
 from hetsched.cost.compute import StageWork
 from hetsched.cost.hops import hops_of, may_cross, steady_hops
 from hetsched.cost.pipeline_terms import PipelineTerms
-from hetsched.cost.placement import GATHERED_WEIGHTS
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, Flow, HopLanes, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
 from hetsched.cost.schedule import Hop, pace_of, play, round_trip_s
+from hetsched.cost.traffic import GATHERED_WEIGHTS
 from hetsched.model import ModelSpec
 from hetsched.plan import Options
 from hetsched.workload import TrainingJob

@@ -9,6 +9,7 @@ from hetsched.plan import FULL_BITS, Layers, Plan
 
 SCALE_BYTES = 4  # of a row of quantised values: of a token's activations, or of so many gradients
 GRADIENT_ROW = 512
+GATHERED_WEIGHTS = 3  # the ZeRO stage that shards weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from hetsched.cost.base import Assumptions, Cost
 from hetsched.cost.chains import ChainPricer
 from hetsched.cost.compute import StageWork, optimizer_s
 from hetsched.cost.network import all_reduce_s
-from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, place
+from hetsched.cost.placement import Placement, place
 from hetsched.cost.schedule import Hop, play
-from hetsched.cost.traffic import gradient_bytes
+from hetsched.cost.traffic import GATHERED_WEIGHTS, gradient_bytes
 from hetsched.cost.workers import speed_notes
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Plan
@@ -172,7 +172,7 @@ def iteration_cost(iteration: Iteration, memory_fraction: float) -> Cost:
         iteration.seconds,
         breakdown_s(iteration),
         memory_fraction,
-        speed_notes(placement.cluster, placement.plan.model, placement.plan.workload, chain(*placement.workers)),
+        _notes(placement),
     )
 
 
@@ -201,3 +201,20 @@ def breakdown_s(iteration: Iteration) -> dict[str, float]:
         "data_parallel": end_reduced - end + gathering,
         "optimizer": iteration.seconds - end_reduced,
     }
+
+
+def _notes(placement: Placement) -> tuple[str, ...]:
+    plan = placement.plan
+    notes = speed_notes(placement.cluster, plan.model, plan.workload, chain(*placement.workers))
+    spanning = [
+        f"stage {s} of {pipeline.name}"
+        for pipeline, line in zip(plan.pipelines, placement.teams, strict=True)
+        for s, team in enumerate(line)
+        if team.spans
+    ]
+    if spanning:
+        more = f" and {len(spanning) - 1} more stages" if len(spanning) > 1 else ""
+        notes += (
+            f"{spanning[0]}{more} on several nodes: what its GPUs tell one another is taken to meet nothing else",
+        )
+    return notes

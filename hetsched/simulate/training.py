@@ -108,8 +108,11 @@ def simulated_cost(
 def _each_alone(placement: Placement, kinds_apart: bool) -> bool:
     """Whether the cost model shares no network: each of its flows has links, uplinks and downlinks to itself.
 
-    Where kinds meet here too, its activations and their gradients must not slow each other down.
+    Where kinds meet here too, its activations and their gradients must not slow each other down. What the devices of a
+    stage on several nodes tell one another is played as if nothing else were on the way.
     """
+    if any(team.spans for line in placement.teams for team in line):
+        return False
     if not kinds_apart:
         apart = replace(placement, crossing_lanes=None)
         if any(placement.hops(p) != apart.hops(p) for p in range(len(placement.teams))):

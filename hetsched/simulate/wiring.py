@@ -5,8 +5,8 @@ from itertools import pairwise
 
 from hetsched.cluster import Cluster
 from hetsched.cost.network import Lanes, Team, all_reduce_s, flows, transfer_s, width
-from hetsched.cost.placement import GATHERED_WEIGHTS, Placement, Seat
-from hetsched.cost.traffic import gradient_bytes, hop_bytes
+from hetsched.cost.placement import Placement, Seat
+from hetsched.cost.traffic import GATHERED_WEIGHTS, gradient_bytes, hop_bytes
 from hetsched.simulate.network import Channel, Clock, Flow, SharedNetwork, Takes
 
 

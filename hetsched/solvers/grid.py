@@ -13,8 +13,8 @@ from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.cost.base import NOTHING_ASSUMED, Assumptions, CostModel
 from hetsched.cost.compute import Worker, stage_work
 from hetsched.cost.memory import RESERVE_BYTES, stage_bytes, usable_bytes
-from hetsched.cost.placement import GATHERED_WEIGHTS
 from hetsched.cost.published.dtfm import paper_messages_gigabytes
+from hetsched.cost.traffic import GATHERED_WEIGHTS
 from hetsched.model import ModelSpec
 from hetsched.plan import Layers, Options, Pipeline, Plan, Stage
 from hetsched.problem import Problem

@@ -7,7 +7,7 @@ import pytest
 from hetsched.cost.money import egress_usd
 from hetsched.cost.training import Roofline
 from hetsched.model import ModelSpec
-from hetsched.plan import Pipeline, Plan, Stage
+from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.readers import read_cluster
 from hetsched.workload import TrainingJob
 
@@ -48,6 +48,25 @@ def test_data_parallel_pays_for_the_ring(cluster_file: Path) -> None:
     gradients_gb = MODEL.parameters * 2 / 1e9  # with two members each sends 2 (2 - 1) / 2 of them
     usd = gradients_gb * (0.08 + 0.02)
     assert egress_usd(read_cluster(cluster_file), Plan(MODEL, JOB, pipelines)) == pytest.approx(usd, rel=1e-12)
+
+
+def test_tensor_parallelism_across_regions_pays_for_each_all_reduce(cluster_file: Path) -> None:
+    """Two a block and pass, the embedding's and the head's: 18, in each of which both GPUs send the whole once."""
+    stages = Stage((0, 2), ("a/0", "b/0")), Stage((2, 4), ("a/1", "b/1"))
+    plan = Plan(MODEL, JOB, (Pipeline("p0", stages, 4),))
+    gathers = 2 * MESSAGE_GB / 2  # of activations in one stage, of their gradients in the other, by halves
+    usd = 4 * (18 * MESSAGE_GB + gathers) * (0.08 + 0.02)
+    assert egress_usd(read_cluster(cluster_file), plan) == pytest.approx(usd, rel=1e-12)
+    assert any("on several nodes" in note for note in Roofline().price(read_cluster(cluster_file), plan).notes)
+
+
+def test_zero_3_pays_for_its_gathers(cluster_file: Path) -> None:
+    """Half of the weights come to each of two pipelines, in two passes of each of two micro-batches."""
+    pipelines = tuple(Pipeline(f"p{k}", (Stage((0, 4), (device,)),), 2) for k, device in enumerate(("a/0", "b/0")))
+    weights_gb = MODEL.parameters * 2 / 1e9
+    usd = weights_gb * (0.08 + 0.02) + 4 * weights_gb / 2 * (0.08 + 0.02)
+    plan = Plan(MODEL, JOB, pipelines, Options(zero=3))
+    assert egress_usd(read_cluster(cluster_file), plan) == pytest.approx(usd, rel=1e-12)
 
 
 def test_inside_one_region_nothing_leaves(cluster_file: Path) -> None:
