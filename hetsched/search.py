@@ -1,6 +1,7 @@
 """The one driver: it seeds a solver, asks the stop rule between candidates, and keeps the best."""
 
 import time
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,6 +27,10 @@ class Progress:
 
 
 StopRule = Callable[[Progress], bool]
+
+MOST_FINALISTS = 8
+NEAR_BEST = 0.1  # of the best plan's iteration time or price: how much more a finalist's may be
+SAME_RANK = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +86,9 @@ class TracePoint:
 class Result:
     """What a search found. status: "stopped" by the rule, or "complete" where the solver had no more candidates.
 
-    lower_bound: on the iteration time of any plan of the problem, where it was worked out (`hetsched.finish.bounded`).
+    finalists: the best few candidates that fit, no two of one price, the best first. played_s: the iteration of `best`
+    as simulated, where that made it the best of them (`hetsched.finish.best_played`). lower_bound: on the iteration
+    time of any plan of the problem, where it was worked out (`hetsched.finish.bounded`).
     """
 
     best: Plan
@@ -92,6 +99,8 @@ class Result:
     solver: str
     candidates: int
     seconds: float
+    finalists: tuple[Candidate, ...] = ()
+    played_s: float | None = None
     lower_bound: Bound | None = None
 
     @property
@@ -99,6 +108,32 @@ class Result:
         """How much longer the iteration is than the bound, as a share of it; None where no bound is known."""
         bound_s = self.lower_bound.iteration_s if self.lower_bound else 0.0
         return self.cost.iteration_s / bound_s - 1 if bound_s else None
+
+
+class Shortlist:
+    """The best few of the candidates that fit, no two of one rank."""
+
+    def __init__(self, objective: str) -> None:
+        self.objective = objective
+        self._ranked: list[tuple[float, int, Candidate]] = []
+
+    def add(self, candidate: Candidate, step: int) -> None:
+        """One more candidate; step: which it was."""
+        if not candidate.cost.feasible:
+            return
+        worth, most = candidate.cost.rank(self.objective)[1], MOST_FINALISTS
+        if len(self._ranked) == most and worth >= self._ranked[-1][0]:
+            return
+        if any(abs(worth - other) <= SAME_RANK * other for other, _, _ in self._ranked):
+            return
+        insort(self._ranked, (worth, step, candidate), key=lambda ranked: ranked[:2])
+        del self._ranked[most:]
+
+    @property
+    def finalists(self) -> tuple[Candidate, ...]:
+        """Those near the best, the best first."""
+        most = self._ranked[0][0] * (1 + NEAR_BEST) if self._ranked else 0.0
+        return tuple(candidate for worth, _, candidate in self._ranked if worth <= most)
 
 
 def solve(
@@ -121,10 +156,11 @@ def solve(
     stop = stop or MaxSteps(solver.steps(problem))
     began, best, trace = clock(), None, []
     steps = gained_at = 0
-    status = "complete"
+    status, shortlist = "complete", Shortlist(problem.objective)
     for candidate in solver.search(problem, model, np.random.default_rng(seed)):
         steps += 1
         seconds = clock() - began
+        shortlist.add(candidate, steps)
         if best is None or candidate.cost.rank(problem.objective) < best.cost.rank(problem.objective):
             best, gained_at = candidate, steps
             trace.append(TracePoint(steps, seconds, candidate.cost.iteration_s))
@@ -141,4 +177,6 @@ def solve(
         )
     if not best.cost.feasible:
         raise infeasible(problem, model, best.plan, best.cost)
-    return Result(best.plan, best.cost, status, tuple(trace), seed, solver.name, steps, clock() - began)
+    return Result(
+        best.plan, best.cost, status, tuple(trace), seed, solver.name, steps, clock() - began, shortlist.finalists
+    )

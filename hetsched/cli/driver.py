@@ -6,7 +6,7 @@ from hetsched.budget import within_budget
 from hetsched.cli.output import ProgressLine
 from hetsched.cost.base import CostModel
 from hetsched.errors import HetschedError, InfeasibleError
-from hetsched.finish import Baseline, run_baseline, stop_rule
+from hetsched.finish import Baseline, best_played, run_baseline, stop_rule
 from hetsched.problem import Problem
 from hetsched.search import Result, solve
 from hetsched.solvers import SOLVERS
@@ -27,7 +27,7 @@ class SearchSettings:
 
 
 def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | None) -> tuple[Problem, Result]:
-    """The best plan, and the problem it solves: that of the nodes the budget pays for, where there is one.
+    """The plan that is best when played, and the problem it solves: that of the nodes the budget pays for, if any.
 
     Raises InfeasibleError where no plan fits, HetschedError where the solver does not take the problem.
     """
@@ -52,7 +52,7 @@ def search(problem: Problem, settings: SearchSettings, usd_per_hour: float | Non
             except InfeasibleError as error:
                 failed = failed or error
             else:
-                return part, result
+                return part, best_played(part, settings.model, result)
     if failed is None:
         raise AssertionError("a budget leaves at least one cluster to try")
     if usd_per_hour is not None:
