@@ -145,11 +145,12 @@ class Cell:
 
     def _networks_allow(self, end_s: float, among: Flags) -> Flags:
         """The same by what the networks of nodes allow."""
-        several = np.flatnonzero(among & (self.replicas > 1))
-        if len(several) and self.networks and not self.networks.allow(end_s, int(self.replicas[several[0]])):
-            among = among & (self.replicas == 1)
-        if self.networks and (among & (self.replicas == 1)).any() and not self.networks.allow(end_s, 1):
-            among = among & (self.replicas > 1)
+        if self.networks:
+            starts = self.networks.fewest_pipelines
+            for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
+                group = among & (self.replicas >= fewest) & (self.replicas < most)
+                if group.any() and not self.networks.allow(end_s, int(self.replicas[group][0])):
+                    among = among & ~group
         return among
 
     def _any_case(self, parts: Parts, end_s: float, among: Flags, rounds: bool, outer: Outer | None = None) -> Flags:

@@ -59,25 +59,23 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Holders:
-    """Nodes of a class (`number`) that hold from `fewest` to `most` blocks, some of them `alone`; all (n,).
-
-    limit: blocks of which they can reduce the gradients.
-    """
+    """Nodes of a class (`number`) that hold from `fewest` to `most` blocks, some of them `alone`; all (n,)."""
 
     number: Indices
     fewest: Floats
     most: Floats
-    limit: Floats
     alone: NDArray[np.bool_]
 
 
 class _Nodes:
     """Rows that all programmes have; visits, messages and work are in shares of `total` micro-batches.
 
-    begin_s: A, which bounds the messages.
+    begin: the range of A. nodes: how many; until: A times that.
     """
 
-    def __init__(self, setting: Setting, holders: Holders, begin_s: float, replicas: int, total: float) -> None:
+    def __init__(
+        self, setting: Setting, holders: Holders, end_s: float, begin: Range, replicas: int, total: float
+    ) -> None:
         load, most, fewest, alone = setting.load, holders.most, holders.fewest, holders.alone
         table = [
             (c.blocks_per_s, c.least_share, c.hop_bytes_per_s, c.ring_bytes_per_s, c.latency_s, c.gpus)
@@ -90,22 +88,41 @@ class _Nodes:
         self.reduce_s = load.block_bytes / ring_bytes_per_s
         self.there_s, self.back_s = (size / self.hop_bytes_per_s for size in load.hop_bytes)
         others = max(0, math.ceil(load.blocks / most.max()) - 2)  # messages between nodes on the rest of the way
-        left_s = begin_s - load.blocks * setting.forward_s
         message_s = float((self.there_s + self.latency_s).min())
-        self.sends = max(0.0, left_s - others * message_s) / (self.there_s * total)
-        self.sends_of_one = max(0.0, left_s - max(0, others - 1) * message_s) / (self.there_s * total)
+        way_s = load.blocks * setting.forward_s
+        self.rest_s, self.rest_of_one_s = (way_s + max(0, n) * message_s for n in (others, others - 1))
+        self.per_s = per_s = 1 / (self.there_s * total)  # messages that leave or enter, one after another
         rows = self.rows = Rows()
-        self.nodes, self.visits, self.work, self.extra, self.sent, self.returned, self.alone = (
-            rows.new(len(most)) for _ in range(7)
-        )
+        (
+            self.nodes,
+            self.until,
+            self.visits,
+            self.work,
+            self.extra,
+            self.sent,
+            self.returned,
+            self.alone,
+            self.reduced,
+        ) = (rows.new(len(most)) for _ in range(9))
+        rows.each((self.until, 1), (self.nodes, -begin[1]))
+        rows.each((self.until, -1), (self.nodes, begin[0]))
         rows.each((self.work, 1), (self.visits, -most), (self.extra, -1))
         some = np.flatnonzero(most < load.blocks)
-        rows.each((self.work[some], 1), (self.extra[some], -1), (self.nodes[some], -(most * self.sends)[some]))
+        each = (most * per_s)[some]
+        rows.each(
+            (self.work[some], 1),
+            (self.extra[some], -1),
+            (self.until[some], -each),
+            (self.nodes[some], each * self.rest_s),
+        )
         rows.each((self.extra, 1), (self.visits, -load.ends))
-        rows.each((self.sent, 1), (self.nodes, -self.sends))
+        rows.each((self.sent, 1), (self.until, -per_s), (self.nodes, per_s * self.rest_s))
         rows.each((self.sent, 1), (self.visits, -1))
         rows.each((self.returned, 1), (self.visits, -1))
-        rows.each((self.nodes, np.where(alone, fewest - holders.limit, 0)), (self.alone, -1))
+        most_reduced = 2 * (1 - 1 / sum(one.count for one in setting.classes))
+        rows.each((self.reduced, 1), (self.nodes, -end_s / self.reduce_s), (self.until, 1 / self.reduce_s))
+        rows.each((self.reduced, 1), (self.nodes, -most_reduced * most))
+        rows.each((self.nodes, fewest), (self.reduced, -1), (self.alone, -1))
         rows.each((self.alone, 1), (self.work, -1))
         rows.each((self.nodes, 1 * alone), (self.visits, -1))
         rows.each((self.alone, 1), (self.nodes, -np.where(alone, most, 0)))
@@ -115,7 +132,7 @@ class _Nodes:
         rows.total(1, (self.visits, 1), (self.sent, -1))
         rows.total(1, (self.visits, 1), (self.returned, -1))
         rows.total(load.blocks, (self.alone, 1))
-        rows.total(2 * load.blocks, (self.nodes, 2 * fewest - holders.limit))
+        rows.total(2 * load.blocks, (self.nodes, 2 * fewest), (self.reduced, -1))
         rows.total(-replicas * load.blocks, (self.nodes, -self.gpus * most))
         if alone.any():
             rows.total(-1, (self.nodes, -1 * alone))
@@ -127,37 +144,37 @@ class _Nodes:
         return self.rows.most(self.work) >= (self.load.blocks + self.load.ends) * (1 - ROUNDING)
 
 
-def in_rounds(setting: Setting, holders: Holders, begin: Range, replicas: int) -> bool:
+def in_rounds(setting: Setting, holders: Holders, end_s: float, begin: Range, replicas: int) -> bool:
     """Whether nodes enough do all the work by A, in a range, where M_p micro-batches count of each pipeline."""
-    at = _Nodes(setting, holders, begin[1], replicas, setting.in_rounds)
-    capacity = at.blocks_per_s * begin[1] / at.total
+    at = _Nodes(setting, holders, end_s, begin, replicas, setting.in_rounds)
+    capacity = at.blocks_per_s / at.total
     there_s, back_s = (setting.slowest * (way_s + at.latency_s) for way_s in (at.there_s, at.back_s))
-    at.rows.each((at.work, 1), (at.nodes, -capacity))
-    at.rows.total(0.0, (at.work, 1), (at.sent, there_s), (at.returned, back_s), (at.nodes, -capacity))
+    at.rows.each((at.work, 1), (at.until, -capacity))
+    at.rows.total(0.0, (at.work, 1), (at.sent, there_s), (at.returned, back_s), (at.until, -capacity))
     return at.can_do_all()
 
 
 def all_at_once(setting: Setting, holders: Holders, end_s: float, begin: Range, replicas: int) -> bool:
     """Whether nodes enough do all the work by `end_s`, with A in a range, where all micro-batches count."""
-    at = _Nodes(setting, holders, begin[1], replicas, setting.load.micro_batches)
+    at = _Nodes(setting, holders, end_s, begin, replicas, setting.load.micro_batches)
     at.rows.each((at.work, 1), (at.nodes, -at.blocks_per_s * end_s / at.total))
     if setting.load.gpipe:
-        _add_one_after_another(at, holders, end_s, begin)
+        _add_one_after_another(at, end_s)
     else:
-        _add_late_backwards(at, setting, begin[1])
-        _add_crossing(at, setting, end_s, replicas)
+        _add_late_backwards(at, setting)
+        _add_crossing(at, setting, end_s, begin, replicas)
     return at.can_do_all()
 
 
-def _add_late_backwards(at: _Nodes, setting: Setting, begin_s: float) -> None:
+def _add_late_backwards(at: _Nodes, setting: Setting) -> None:
     """What 4 says of A in 1F1B."""
     late = at.rows.new(len(at.work))
     whole = at.load.blocks + at.load.ends
-    at.rows.each((at.work, 1), (late, -1), (at.nodes, -at.blocks_per_s * begin_s / at.total))
+    at.rows.each((at.work, 1), (late, -1), (at.until, -at.blocks_per_s / at.total))
     at.rows.total((1 - at.load.stage_phi) * whole * setting.gpus / at.total, (late, 1))
 
 
-def _add_crossing(at: _Nodes, setting: Setting, end_s: float, replicas: int) -> None:
+def _add_crossing(at: _Nodes, setting: Setting, end_s: float, begin: Range, replicas: int) -> None:
     """8: messages that cross; and visits, messages, work and GPUs of pipelines that are apart."""
     load, rows, most = at.load, at.rows, at.most
     there, back = load.hop_bytes
@@ -169,12 +186,20 @@ def _add_crossing(at: _Nodes, setting: Setting, end_s: float, replicas: int) -> 
     none_apart = replicas == 1 and setting.gpus <= at.total
     rows.total(0.0 if none_apart else max(0.0, (setting.gpus - replicas) / at.total), (micro_batches, 1))
     rows.total(1, (micro_batches, 1))
-    one = np.flatnonzero(at.gpus == 1)
-    crossing = at.sends * there / (there + back) + at.gpus / 2 / at.total
-    crossing[one] = at.sends_of_one[one] * there / (there + back)
-    rows.each((at.sent, 1), (sent, -1), (at.nodes, -crossing))
-    rows.each((at.sent[one], 1), (sent[one], -1), (at.nodes[one], -crossing[one]), (gpus[one], crossing[one]))
-    rows.each((sent[one], 1), (gpus[one], -at.sends[one]))
+    one, share = at.gpus == 1, there / (there + back)
+    crossing, rest_s = at.per_s * share, np.where(one, at.rest_of_one_s, at.rest_s)
+    last = np.where(one, 0.0, at.gpus / 2 / at.total)
+    rows.each((at.sent, 1), (sent, -1), (at.until, -crossing), (at.nodes, crossing * rest_s - last))
+    only = np.flatnonzero(one)
+    least_s, most_s = (np.maximum(0.0, bound_s - at.rest_of_one_s) for bound_s in begin)
+    rows.each(
+        (at.sent[only], 1),
+        (sent[only], -1),
+        (at.until[only], -crossing[only]),
+        (at.nodes[only], (crossing * rest_s)[only]),
+        (gpus[only], crossing[only] * least_s),
+    )
+    rows.each((sent[only], 1), (gpus[only], -at.per_s[only] * most_s))
     rows.each((gpus, 1), (at.nodes, -at.gpus))
     rows.total(0, (micro_batches, at.total), (gpus, -1))
     capacity = at.blocks_per_s * end_s / at.total
@@ -191,14 +216,13 @@ def _add_crossing(at: _Nodes, setting: Setting, end_s: float, replicas: int) -> 
     rows.total(0, (work, 1), (micro_batches, -whole))
 
 
-def _add_one_after_another(at: _Nodes, holders: Holders, end_s: float, begin: Range) -> None:
+def _add_one_after_another(at: _Nodes, end_s: float) -> None:
     """9: all-reduces that wait for the work of their stage, and for messages both ways of nodes with one stage."""
-    load, rows, q = at.load, at.rows, at.rows.new(len(at.work))
-    latest_s = max(begin[0], min(begin[1] / load.stage_phi, end_s))
-    both_s = end_s + (1 - at.least_share) * (latest_s - begin[0])
-    rows.each((q, 1), (at.nodes, -np.minimum(holders.limit, 2 * at.most)))
-    rows.each((at.work, at.total / at.blocks_per_s), (q, at.reduce_s), (at.nodes, -both_s))
+    load, rows, others = at.load, at.rows, 1 - at.least_share
+    done = (at.work, at.total / at.blocks_per_s), (at.reduced, at.reduce_s)
+    rows.each(*done, (at.nodes, -(1 + others) * end_s), (at.until, others))
+    if load.stage_phi:
+        rows.each(*done, (at.nodes, -end_s), (at.until, -others * (1 / load.stage_phi - 1)))
     one = np.flatnonzero((at.gpus == 1) & (at.most < load.blocks))
     messages_s = (at.there_s + at.back_s)[one] * at.total
-    rows.each((at.visits[one], messages_s), (q[one], at.reduce_s[one]), (at.nodes[one], -end_s))
-    rows.total(2 * load.blocks, (at.nodes, 2 * holders.fewest), (q, -1))
+    rows.each((at.visits[one], messages_s), (at.reduced[one], at.reduce_s[one]), (at.nodes[one], -end_s))

@@ -31,8 +31,8 @@ pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends an
 6. A block on K > 1 nodes takes 2 (K - 1) / K times its bytes B out of each. A stage reduces its groups one after
    another, so those that are under way at once have no stage in common; and each has of a node's network its part of
    the most flows that such groups ever make, so that all of them together never have more than U_i: q_i = the sum over
-   its blocks of 2 (1 - 1 / K) <= U_i (T - A) / B. With K = 2 or more that is g_i or more; K = 1 says that all pipelines
-   visit the node. And sum q_i = 2 (sum g_i - L).
+   its blocks of 2 (1 - 1 / K) <= U_i (T - A) / B. With K = 2 or more that is g_i or more, and K is the number of nodes
+   at most; K = 1 says that all pipelines visit the node, which has a GPU for each. And sum q_i = 2 (sum g_i - L).
 7. The stages of D pipelines hold D L blocks in all, and a node's GPUs are no fewer than its stages. Where D = 1 every
    block has K = 1, and A may be T.
 8. In 1F1B with m_p >= S_p activations and gradients cross: a message keeps its link for what it takes alone, r times
@@ -57,8 +57,8 @@ pipelines; pipeline p has S_p stages and does m_p micro-batches; node i sends an
    has one stage, with a link to another node which carries all forwards, then all backwards: (s + s') Y_i / U_i + q_i B
    / U_i <= T.
 
-A time is possible if for some A there are nodes enough for every number of blocks g. Of a range of A the upper end
-counts where A helps, and the lower end where T - A does.
+A time is possible if for some A there are nodes enough for every number of blocks g. Of a range of A, A times the
+nodes with g blocks, which makes all rows linear, is a variable between both ends of it times these nodes.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ from hetsched.bound.node_classes import NodeClass
 from hetsched.bound.node_rows import ROUNDING, Holders, Load, Range, Setting, all_at_once, in_rounds
 from hetsched.cluster import Floats
 
-HALVINGS = 6  # of A's range
+HALVINGS = 3
 MOST_SIZES = 24  # numbers of blocks that are told apart
 
 
@@ -83,6 +83,11 @@ class NodeNetworks:
         self.setting = Setting(load, tuple(classes), slowest, *block_s)
         self._excluded: dict[int, float] = {}  # by number of pipelines, the latest end that is
         self._allowed: dict[int, float] = {}  # and the earliest that is not
+
+    @property
+    def fewest_pipelines(self) -> tuple[int, ...]:
+        """One; two; and more than a node has GPUs: from each of these on other plans are possible."""
+        return 1, 2, 1 + max(2, *(one.gpus for one in self.setting.classes))
 
     def allow(self, end_s: float, replicas: int) -> bool:
         """Whether they do not exclude that a plan ends by `end_s` which has one pipeline, or so many or more.
@@ -109,21 +114,24 @@ class NodeNetworks:
         """The same where A is in a range: with blocks that only one node has, or without."""
         setting = self.setting
         for some_alone in (False, True):
-            holders = self._holders(end_s - begin[0], some_alone)
-            if not len(holders.number) or not all_at_once(setting, holders, end_s, begin, replicas):
+            holders = self._holders(end_s - begin[0], some_alone, replicas)
+            if not len(holders.number) or (some_alone and not holders.alone.any()):
                 continue
-            if setting.load.gpipe or setting.in_rounds <= 0 or in_rounds(setting, holders, begin, replicas):
+            if not all_at_once(setting, holders, end_s, begin, replicas):
+                continue
+            if setting.load.gpipe or setting.in_rounds <= 0 or in_rounds(setting, holders, end_s, begin, replicas):
                 return True
         return False
 
-    def _holders(self, reduce_s: float, some_alone: bool) -> Holders:
+    def _holders(self, reduce_s: float, some_alone: bool, replicas: int) -> Holders:
         """Where gradients take `reduce_s` at most; some_alone: if some node has blocks that no other has."""
         classes, load = self.setting.classes, self.setting.load
         fewest, most = _sizes(load.blocks)
         number, size, alone = (at.ravel() for at in np.indices((len(classes), len(fewest), 1 + some_alone)))
-        limit = np.array([c.ring_bytes_per_s for c in classes])[number] * reduce_s / load.block_bytes
-        kept = (alone == 1) | (fewest[size] <= limit * (1 + ROUNDING))
-        return Holders(number[kept], fewest[size[kept]], most[size[kept]], limit[kept], alone[kept] == 1)
+        reduced = np.array([c.ring_bytes_per_s for c in classes])[number] * reduce_s / load.block_bytes
+        room = np.array([c.gpus for c in classes])[number] >= replicas
+        kept = np.where(alone == 1, room, fewest[size] <= reduced * (1 + ROUNDING))
+        return Holders(number[kept], fewest[size[kept]], most[size[kept]], alone[kept] == 1)
 
 
 def _sizes(blocks: int) -> tuple[Floats, Floats]:
