@@ -28,7 +28,7 @@ class Progress:
 
 StopRule = Callable[[Progress], bool]
 
-MOST_FINALISTS = 8
+MOST_FINALISTS, MOST_ALIKE = 8, 4  # in all, and of one number of pipelines and one schedule
 NEAR_BEST = 0.1  # of the best plan's iteration time or price: how much more a finalist's may be
 SAME_RANK = 1e-9
 
@@ -86,7 +86,7 @@ class TracePoint:
 class Result:
     """What a search found. status: "stopped" by the rule, or "complete" where the solver had no more candidates.
 
-    finalists: the best few candidates that fit, no two of one price, the best first. played_s: the iteration of `best`
+    finalists: the best few candidates that fit (`Shortlist`), the best first. played_s: the iteration of `best`
     as simulated, where that made it the best of them (`hetsched.finish.best_played`). lower_bound: on the iteration
     time of any plan of the problem, where it was worked out (`hetsched.finish.bounded`).
     """
@@ -111,7 +111,7 @@ class Result:
 
 
 class Shortlist:
-    """The best few of the candidates that fit, no two of one rank."""
+    """The best few of the candidates that fit, no two of one rank, nor many of like shape."""
 
     def __init__(self, objective: str) -> None:
         self.objective = objective
@@ -121,19 +121,25 @@ class Shortlist:
         """One more candidate; step: which it was."""
         if not candidate.cost.feasible:
             return
-        worth, most = candidate.cost.rank(self.objective)[1], MOST_FINALISTS
-        if len(self._ranked) == most and worth >= self._ranked[-1][0]:
+        worth = candidate.cost.rank(self.objective)[1]
+        if len(self._ranked) == MOST_FINALISTS and worth >= self._ranked[-1][0]:
             return
         if any(abs(worth - other) <= SAME_RANK * other for other, _, _ in self._ranked):
             return
         insort(self._ranked, (worth, step, candidate), key=lambda ranked: ranked[:2])
-        del self._ranked[most:]
+        alike = [ranked for ranked in self._ranked if _shape(ranked[2]) == _shape(candidate)]
+        for ranked in alike[MOST_ALIKE:] or self._ranked[MOST_FINALISTS:]:
+            self._ranked.remove(ranked)
 
     @property
     def finalists(self) -> tuple[Candidate, ...]:
         """Those near the best, the best first."""
         most = self._ranked[0][0] * (1 + NEAR_BEST) if self._ranked else 0.0
         return tuple(candidate for worth, _, candidate in self._ranked if worth <= most)
+
+
+def _shape(candidate: Candidate) -> tuple[int, str]:
+    return len(candidate.plan.pipelines), candidate.plan.options.schedule
 
 
 def solve(

@@ -12,7 +12,7 @@ from hetsched.cost import COST_MODELS
 from hetsched.cost.base import CostModel
 from hetsched.finish import MOST_PLAYED, best_played, passes_of
 from hetsched.problem import Choices, Problem
-from hetsched.search import MOST_FINALISTS, NEAR_BEST, MaxSteps, solve
+from hetsched.search import MOST_ALIKE, MOST_FINALISTS, NEAR_BEST, MaxSteps, solve
 from hetsched.simulate.training import simulate_iteration
 from hetsched.solvers import SOLVERS
 from hetsched.solvers.base import Candidate
@@ -39,6 +39,10 @@ class Again:
         yield from self.candidates
 
 
+def shape(candidate: Candidate) -> tuple[int, str]:
+    return len(candidate.plan.pipelines), candidate.plan.options.schedule
+
+
 def problem_of(random_cluster: MakeCluster, seed: int, batch: int = 24) -> Problem:
     model = find_model("gpt3-xl")
     assert model is not None
@@ -59,6 +63,9 @@ def test_the_best_as_played_of_those_near_the_best_in_price(random_cluster: Make
             worth = {f"{c.cost.rank(objective)[1]:.8e}": c for c in reversed(candidates) if c.cost.feasible}
             least = float(min(worth, key=float))
             near = [worth[key] for key in sorted(worth, key=float) if float(key) <= least * (1 + NEAR_BEST)]
+            near = [
+                c for at, c in enumerate(near) if [shape(other) for other in near[:at]].count(shape(c)) < MOST_ALIKE
+            ]
             assert [c.cost for c in result.finalists] == [c.cost for c in near[:MOST_FINALISTS]]
             played = [simulate_iteration(problem.cluster, c.plan).iteration_s for c in result.finalists]
             ranks = [replace(c.cost, iteration_s=s).rank(objective) for c, s in zip(near, played, strict=False)]

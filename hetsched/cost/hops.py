@@ -44,20 +44,21 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The ways from a stage to the next and back, for one micro-batch's activations and their gradients."""
+    """The ways from a stage to the next and back, for one micro-batch's activations and their gradients.
+
+    apart: as a hop whose messages never meet.
+    """
 
     there: Way
     back: Way
-
-    @property
-    def apart(self) -> Hop:
-        """As a hop whose messages never meet."""
-        return Hop(self.there.own_s, self.there.latency_s, self.back.own_s, self.back.latency_s)
+    apart: Hop
 
     def hop(self, share: float, pace_s: float, full: bool) -> Hop:
         """As a hop whose messages meet; full: whether so many go each way that no more get through than in the long
         run. A message that is there before another can follow it has a latency below 0."""
         there, back = self.there, self.back
+        if not there.meets and not back.meets:
+            return self.apart
         kept = (there.long_run_s, back.long_run_s) if full else (there.own_s, back.own_s)
         there_s, back_s = there.crossed(share, pace_s), back.crossed(share, pace_s)
         return Hop(kept[0], there_s + there.latency_s - kept[0], kept[1], back_s + back.latency_s - kept[1])
@@ -77,11 +78,10 @@ def link_between(
 
     forward, backward: all flows of either kind; crossing: of both, None to keep them apart. parts: see `transfer_s`.
     """
-    there_bytes, back_bytes = sizes
-    return Link(
-        _way(cluster, here, there, there_bytes, back_bytes, forward, crossing, parts),
-        _way(cluster, there, here, back_bytes, there_bytes, backward, crossing, parts),
-    )
+    sent_bytes, back_bytes = sizes
+    sent = _way(cluster, here, there, sent_bytes, back_bytes, forward, crossing, parts)
+    back = _way(cluster, there, here, back_bytes, sent_bytes, backward, crossing, parts)
+    return Link(sent, back, Hop(sent.own_s, sent.latency_s, back.own_s, back.latency_s))
 
 
 def _way(
@@ -125,12 +125,3 @@ def hops_of(links: Sequence[Link], work: Sequence[StageWork], micro_batches: int
     pace_s = max(pace_of(work, apart), round_trip_s(work, apart))
     depth, full = len(work), micro_batches >= len(work)
     return [link.hop(max(0.0, 1 - (depth - 1 - s) / micro_batches), pace_s, full) for s, link in enumerate(links)]
-
-
-def steady_hops(links: Sequence[Link], work: Sequence[StageWork], options: Options) -> list[Hop]:
-    """The hops of a pipeline of ever more micro-batches."""
-    apart = [link.apart for link in links]
-    if not may_cross(options):
-        return apart
-    pace_s = max(pace_of(work, apart), round_trip_s(work, apart))
-    return [link.hop(1.0, pace_s, full=True) for link in links]

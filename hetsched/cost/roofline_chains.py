@@ -15,7 +15,7 @@ from hetsched.cluster import Cluster
 from hetsched.cost.chain_rings import ChainRings, Rings
 from hetsched.cost.chains import Chain, Group, Standing, apportion
 from hetsched.cost.compute import StageWork
-from hetsched.cost.hops import hops_of, may_cross, steady_hops
+from hetsched.cost.hops import hops_of, may_cross
 from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.cost.roofline_stages import MOST_REMEMBERED, UNCROSSED, Flow, HopLanes, RooflineStages
 from hetsched.cost.roofline_terms import roofline_terms
@@ -35,16 +35,14 @@ _Lines = list[tuple[float, float]]  # seconds besides, and for each micro-batch:
 class _Facts:
     """What is remembered of a chain.
 
-    pattern: a number, the same of chains whose stages work alike. alone_s, through_s: what each further micro-batch and
-    the first take where no other pipeline is on the network;
-    least: what all take at least. groups: by number, and their nodes
-    and degrees. cuts: where it is cut, from 0 on; holder: which stage holds
-    each block.
+    pattern: a number, the same of chains whose stages work alike. further_s, through_s: what each further micro-batch
+    takes with free links, and the first; least: what all take at least. groups: by number, and their nodes and degrees.
+    cuts: where it is cut, from 0 on; holder: which stage holds each block.
     """
 
     works: list[StageWork]
     pattern: int
-    alone_s: float
+    further_s: float
     through_s: float
     least: _Lines
     groups: list[int]
@@ -110,15 +108,13 @@ class RooflineChains(RooflineStages):
         pattern = tuple([(self.kinds[g], count) for g, (_, count) in zip(groups, chain, strict=True)])
         flows = self.flows(groups)
         free = [self.links[self.link_number((a, b, 0, 0, 0, *UNCROSSED))].apart for a, b in pairwise(groups)]
-        links = [self.links[link] for link in self.shared_links(flows, HopLanes(flows))]
-        alone = steady_hops(links, works, self.options)
-        pace_s = pace_of(works, alone)
+        pace_s = pace_of(works, free)
         times = [work.forward_s + work.backward_s for work in works]
         return _Facts(
             works,
             self._patterns.setdefault(pattern, len(self._patterns)),
-            max(pace_s, round_trip_s(works, alone)) if may_cross(self.options) else pace_s,
-            sum(times) + sum(map(_both_ways_s, alone)),
+            max(pace_s, round_trip_s(works, free)) if may_cross(self.options) else pace_s,
+            sum(times) + sum(map(_both_ways_s, free)),
             _least(works, free),
             groups,
             nodes,
@@ -132,7 +128,7 @@ class RooflineChains(RooflineStages):
 
     def _shares(self, facts: Sequence[_Facts]) -> list[int]:
         total = max(len(facts), -(-self.job.global_batch // self.job.micro_batch))
-        return apportion(total, [(line.alone_s, line.through_s - line.alone_s) for line in facts])
+        return apportion(total, [(line.further_s, line.through_s - line.further_s) for line in facts])
 
     def _seconds(self, chains: list[Chain], limit_s: float) -> tuple[float, float]:
         """The iteration time and the guide; inf where the plan breaks a limit, or is sure to be above `limit_s`."""

@@ -1,6 +1,6 @@
 """A problem with one setting of its open options, as a search on chains of classes sees it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from random import Random
@@ -120,6 +120,10 @@ class Arenas:
             if rungs:
                 self.ladders.append(rungs)
                 self._of.update({arena.variant: arena for arena in rungs})
+        self._usual: list[list[Arena]] = []
+        for schedule in dict.fromkeys(ladder[0].variant.schedule for ladder in self.ladders):
+            of_schedule = [ladder for ladder in self.ladders if ladder[0].variant.schedule == schedule]
+            self._usual.append(of_schedule[QUICK % len(of_schedule)])
 
     def _arena(self, model: CostModel, variant: Variant) -> Arena | None:
         problem = self.problem
@@ -149,21 +153,20 @@ class Arenas:
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
         """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
 
-        quick: one schedule and one micro-batch size, or the least where that does not fit.
+        quick: one micro-batch size of each schedule, or the least where that does not fit.
         """
-        usual = self.ladders[QUICK % len(self.ladders)]
-        best: Place | None = None
-        for ladder in [usual, self.ladders[0]] if quick else self.ladders:
-            found = _first(ladder, hand)
-            if found is not None and (best is None or found.worth < best.worth):
-                best = found
-            if quick and best is not None:
-                break
-        return best
+        if not quick:
+            return _best_of(self.ladders, hand)
+        return _best_of(self._usual, hand) or _best_of(self.ladders[:1], hand)
 
     def settle_as(self, arena: Arena, hand: Hand) -> Place | None:
         """The hand with the schedule and the micro-batch size of an arena; None where it does not fit so."""
         return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
+
+
+def _best_of(ladders: Iterable[Sequence[Arena]], hand: Hand) -> Place | None:
+    places = [place for ladder in ladders if (place := _first(ladder, hand)) is not None]
+    return min(places, key=lambda place: place.worth, default=None)
 
 
 def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
