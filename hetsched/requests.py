@@ -109,6 +109,18 @@ class Requests:
             poisson(count, rate_per_s, rng), self.input_tokens[chosen], self.output_tokens[chosen], self.name
         )
 
+    def spread(self, count: int, rng: np.random.Generator) -> "Requests":
+        """So many requests, all at once, whose lengths are spread as those of these: no chance but in their order.
+
+        Of these in an order in which each is like its neighbours, every so manyth is taken.
+        """
+        rows = int(len(self) ** 0.5)  # of about equal prompts; the outputs go up in one and down in the next
+        row = np.argsort(np.argsort(self.input_tokens, kind="stable"), kind="stable") * rows // len(self)
+        order = np.lexsort((np.where(row % 2, -1, 1) * self.output_tokens, row))
+        chosen = order[((np.arange(count) + rng.random()) * len(self) / count).astype(np.intp)]
+        rng.shuffle(chosen)
+        return Requests(np.zeros(count), self.input_tokens[chosen], self.output_tokens[chosen], self.name)
+
     def _where(self, kept: Mask) -> "Requests":
         if not kept.any():
             raise HetschedError(f"{self.name}: no request is left", hint="widen what is cut from the trace")

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hetsched.cost.serving.flow import carried_per_s
 from hetsched.cost.serving.reference import alone
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.plan import Route, ServingPipeline, ServingPlan
@@ -124,7 +125,7 @@ class Judge:
         problem = self.problem
         if not problem.load.slo.limits:
             count = max(FEW_REQUESTS, ROUNDS_AT_ONCE * replica.max_batch)
-            requests = problem.requests.drawn(count, None, np.random.default_rng(self.seed))
+            requests = problem.requests.spread(count, np.random.default_rng(self.seed))
             table = self._table(replica.times)
             return full_rate_per_s(table, replica.role, replica.max_batch, problem.options, requests)
         pipeline = ServingPipeline("r0", replica.stages, replica.max_batch)
@@ -133,11 +134,15 @@ class Judge:
         return short.highest(draft, replica.rate_per_s, ALONE_PRECISION)
 
     def promised_per_s(self, draft: Draft) -> float:
-        """The requests a second that the plan would do if its replicas did as they do alone: the fullest one's."""
+        """The requests a second that the plan would do if its replicas did as they do alone: what is fullest.
+
+        That is one of them, or a network that KV caches go over.
+        """
         shares = _shares(draft.plan)
         rates = zip(draft.plan.pipelines, draft.replicas, strict=True)
         used = [(self.rate_alone(replica), shares.get(pipeline.name, 0.0)) for pipeline, replica in rates]
-        return min(rate / share for rate, share in used if share > 0.0)
+        carried = carried_per_s(self.problem.cluster, draft.plan, self.problem.requests.mean_input_tokens)
+        return min(carried, *(rate / share for rate, share in used if share > 0.0))
 
     def verdict(self, draft: Draft, to_beat: Verdict | None = None) -> Verdict | None:
         """The draft's verdict, None where it is seen early that it does not beat another."""
@@ -180,7 +185,7 @@ class Judge:
             enough = max(self.count, *(ROUNDS_AT_ONCE * p.max_batch / shares[p.name] for p in decoding))
             at_once = sum(pipeline.max_batch for pipeline in decoding)
             count = int(max(min(enough, MOST_AT_ONCE * self.count), LEAST_ROUNDS * at_once))
-            return requests.drawn(count, None, np.random.default_rng(self.seed))
+            return requests.spread(count, np.random.default_rng(self.seed))
         count = int(min(max(self.count, self._enough(rate_per_s)), MOST_REQUESTS))
         if self.problem.load.trace is not None and len(requests) >= count:
             return requests.first(count).at_rate(rate_per_s)

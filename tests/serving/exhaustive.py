@@ -1,7 +1,8 @@
 """Every serving plan of a few GPUs: each division into groups, role of each group and layout of each; the best of them.
 
-Plans are ranked by the flow through prefill and decode replicas, and by what replicas that do both keep in simulation
-by themselves; those near the best are simulated, and the best of these is the optimum that a search is held to.
+All are rated by the judge that rates a search's, in the order of what they could do at most: what the replicas of the
+weaker phase, and those that do both, do by themselves in simulation, links free. A plan hardly does more than that (see
+`BEYOND`), so those that could do less than the best one did are left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,12 +18,11 @@ from hetsched.requests import sampled
 from hetsched.serving.judge import Judge, Verdict
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.phases import Phases
-from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
+from hetsched.solvers.serving.workshop import Group, Replica, Workshop
 from hetsched.workload import ServingLoad
 from tests.solvers.test_serving_layouts import KINDS, every_layout, model
 
-NEAR, SIMULATED = 0.96, 10  # of the largest flow; plans that are simulated at most
-PROMISING = 0.6  # of the best by the steady state: replicas that do both are played by themselves
+BEYOND = 1.1  # times what its replicas do by themselves that a plan is allowed to do: other requests, other lengths
 ROLES = ("prefill", "decode", "both")
 
 
@@ -47,32 +47,42 @@ def instance(seed: int, most: int, blocks: int = 3) -> ServingProblem:
     return ServingProblem(cluster, spec, load, requests, most_batch=128)
 
 
-def best_of_all(problem: ServingProblem, judge: Judge) -> Verdict | None:
-    """The best plan by simulation, of those near the best by flow; None where none serves."""
+def best_of_all(problem: ServingProblem, judge: Judge, beyond: float = BEYOND) -> tuple[Verdict | None, int]:
+    """(the best plan by simulation, None where none serves; how many were simulated).
+
+    A plan's requests are shared by the largest flow of what its replicas do by the steady state, and in simulation.
+    """
     workshop = Workshop(problem, 0.92, None)
-    phases = Phases(workshop)
-    layouts = _Layouts(workshop, judge)
-    found: list[tuple[float, Draft]] = []
-    best = 0.0
-    for groups in divisions(tuple(range(len(problem.cluster.devices)))):
+    phases, plans = Phases(workshop), every_plan(workshop, judge)
+    best, played = None, 0
+    for bound_per_s, replicas in sorted(plans, key=lambda plan: -plan[0]):
+        if best is not None and bound_per_s * beyond < best.rate_per_s:
+            break
+        measured = [replace(replica, rate_per_s=judge.rate_alone(replica)) for replica in replicas]
+        drafts = [phases.draft(phases.flowing(each)) for each in (replicas, measured)]
+        for plan in {(d.plan.pipelines, d.plan.routes): d for d in drafts if d is not None}.values():
+            verdict, played = judge.verdict(plan), played + 1
+            if verdict is not None and (best is None or verdict.value > best.value):
+                best = verdict
+    return best, played
+
+
+def every_plan(workshop: Workshop, judge: Judge) -> list[tuple[float, list[Replica]]]:
+    """(requests a second that it does at most, its replicas) of each plan, one of those that are alike."""
+    layouts, found = _Layouts(workshop), dict[tuple[object, ...], tuple[float, list[Replica]]]()
+    for groups in divisions(tuple(range(len(workshop.problem.cluster.devices)))):
         for roles in product(ROLES, repeat=len(groups)):
-            options = [layouts.of(frozenset(group), role) for group, role in zip(groups, roles, strict=True)]
-            if not all(options):
+            if not roles or ("prefill" in roles) != ("decode" in roles):
                 continue
+            options = [layouts.of(frozenset(group), role) for group, role in zip(groups, roles, strict=True)]
             for chosen in product(*options):
-                if _bound(chosen) < best * NEAR:
-                    continue
-                flowing = phases.flowing(chosen)
-                if flowing.value_per_s >= best * NEAR and (draft := phases.draft(flowing)) is not None:
-                    found.append((flowing.value_per_s, draft))
-                    best = max(best, flowing.value_per_s)
-    found = [item for item in sorted(found, key=lambda item: -item[0]) if item[0] >= best * NEAR]
-    verdict = None
-    for _, draft in found[:SIMULATED]:
-        seen = judge.verdict(draft)
-        if seen is not None and (verdict is None or seen.value > verdict.value):
-            verdict = seen
-    return verdict
+                replicas = sorted(chosen, key=lambda replica: (replica.role, layouts.pattern(replica)))
+                stages = [stage for replica in replicas for stage in replica.stages]
+                alike = tuple((replica.role, len(replica.stages)) for replica in replicas)
+                key = alike, workshop.inventory.pattern(stages)
+                if key not in found:
+                    found[key] = _bound(replicas, judge), replicas
+    return list(found.values())
 
 
 def divisions(items: tuple[int, ...]) -> Iterator[list[tuple[int, ...]]]:
@@ -88,36 +98,34 @@ def divisions(items: tuple[int, ...]) -> Iterator[list[tuple[int, ...]]]:
             yield [*others[:k], (first, *group), *others[k + 1 :]]
 
 
-def _bound(chosen: Sequence[Replica]) -> float:
+def _bound(replicas: Sequence[Replica], judge: Judge) -> float:
     """What could flow at most: neither side carries less."""
-    sides = {role: sum(replica.rate_per_s for replica in chosen if replica.role == role) for role in ROLES}
+    sides = {role: sum(judge.rate_alone(replica) for replica in replicas if replica.role == role) for role in ROLES}
     return min(sides["prefill"], sides["decode"]) + sides["both"]
 
 
 class _Layouts:
-    """All replicas of a group and role, the highest rate first; alike groups are worked out once."""
+    """All replicas of a group and role."""
 
-    def __init__(self, workshop: Workshop, judge: Judge) -> None:
-        self.workshop, self.judge = workshop, judge
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
         self._known: dict[tuple[Group, str], list[Replica]] = {}
+        self._patterns: dict[tuple[Stage, ...], tuple[object, ...]] = {}
 
     def of(self, group: Group, role: str) -> list[Replica]:
         key = group, role
         if key not in self._known:
-            self._known[key] = self._made(group, role)
+            stages = self._layouts(group) if self.workshop.could_hold(group) else ()
+            made = [self.workshop.made(each, role) for each in stages]
+            self._known[key] = [replica for replica in made if replica.rate_per_s > 0.0]
         return self._known[key]
 
-    def _made(self, group: Group, role: str) -> list[Replica]:
-        if not self.workshop.could_hold(group):
-            return []
-        made = [self.workshop.made(stages, role) for stages in self._layouts(group)]
-        made = [replica for replica in made if replica.rate_per_s > 0.0]
-        if role == "both" and made:
-            least = PROMISING * max(replica.rate_per_s for replica in made)
-            promising = sorted((r for r in made if r.rate_per_s >= least), key=lambda r: -r.rate_per_s)[:SIMULATED]
-            made = [replace(replica, rate_per_s=self.judge.rate_alone(replica)) for replica in promising]
-            made = sorted(made, key=lambda replica: -replica.rate_per_s)[:2]
-        return sorted(made, key=lambda replica: -replica.rate_per_s)
+    def pattern(self, replica: Replica) -> tuple[object, ...]:
+        """What the replica is, but for its GPUs' names; then these."""
+        if replica.stages not in self._patterns:
+            names = tuple(stage.devices for stage in replica.stages)
+            self._patterns[replica.stages] = (self.workshop.inventory.pattern(replica.stages), names)
+        return self._patterns[replica.stages]
 
     def _layouts(self, group: Group) -> Iterator[list[Stage]]:
         """Every chain on exactly these GPUs."""

@@ -80,6 +80,26 @@ def kv_use(cluster: Cluster, parts: Sequence[KvPart], tokens: float) -> KvUse:
     )
 
 
+def carried_per_s(cluster: Cluster, plan: ServingPlan, tokens: float) -> float:
+    """Requests a second, with prompts of so many tokens, whose KV a plan's routes carry with its shares, at most.
+
+    No part of a route goes faster than it would alone, and networks carry what they can.
+    """
+    entry = plan.shares(None)
+    stages = {pipeline.name: pipeline.stages for pipeline in plan.pipelines}
+    slowest, wires = 0.0, dict[Wire, float]()
+    for route in plan.routes:
+        if route.source is not None:
+            share = entry.get(route.source, 0.0) * route.share
+            parts = kv_parts(cluster, plan.model, plan.precision, stages[route.source], stages[route.target])
+            alone_s = max(tokens * part_s(cluster, part, Lanes())[0] for part in parts)
+            slowest = max(slowest, share * alone_s)
+            for wire, seconds in kv_use(cluster, parts, tokens).wires:
+                wires[wire] = wires.get(wire, 0.0) + share * seconds
+    busy_s = max([slowest, *wires.values()])
+    return 1.0 / busy_s if busy_s else float("inf")
+
+
 @dataclass(frozen=True, eq=False)
 class KvNetwork:
     """Prefill and decode replicas by what they do, requests a second, and the ways between them by their positions.

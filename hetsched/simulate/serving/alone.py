@@ -8,7 +8,7 @@ from hetsched.plan import ServingOptions
 from hetsched.requests import Requests
 from hetsched.simulate.serving.engine import Engine
 from hetsched.simulate.serving.job import Job
-from hetsched.simulate.serving.limits import full_per_s
+from hetsched.simulate.serving.limits import both_per_s, decodes_per_s, prompts_per_s
 from hetsched.simulate.serving.times import StepTimes
 
 
@@ -35,11 +35,17 @@ def full_rate_per_s(times: StepTimes, role: str, max_batch: int, options: Servin
         for job in jobs:
             engine.arrive(job)
         engine.advance(float("inf"))
-    begun_s, finish_s = (np.array([getattr(job, name) for job in jobs]) for name in ("begun_s", "finish_s"))
-    tokens = np.array([job.output for job in jobs])
-    rate = full_per_s(begun_s, finish_s, tokens, float(tokens.mean()))
-    passing = float((requests.output_tokens > 1).mean()) if role == "decode" else 1.0
-    return rate / passing
+    begun_s, inputs, outputs, decoded = (
+        np.array([getattr(job, name) for job in jobs]) for name in ("begun_s", "prompt", "output", "decoded_before")
+    )
+    if role == "prefill":
+        return prompts_per_s(begun_s, inputs, float(inputs.mean()))
+    after = float(outputs.mean()) - 1.0
+    if role == "both":
+        prompt_s = engine.stages.busiest_prompt_s(engine.prefilled, engine.decoded)
+        return both_per_s(begun_s, decoded, prompt_s, float(inputs.sum()), (float(inputs.mean()), after))
+    passing = float((requests.output_tokens > 1).mean())
+    return decodes_per_s(begun_s, decoded, engine.peak_running, after) / passing
 
 
 def _decode(engine: Engine, jobs: list[Job]) -> None:

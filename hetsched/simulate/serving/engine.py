@@ -158,7 +158,7 @@ class Engine:
         while room > 0 and self.landed and self.landed[0].available_s <= now:
             job = self.landed.popleft()
             job.note("landed", self.name, job.available_s, now)
-            job.begun_s = now
+            job.begun_s, job.decoded_before = now, self.decoded
             group.join(job, job.prompt)
             self._count_in()
             room -= 1
@@ -242,7 +242,9 @@ class Engine:
         """A step of prompts alone."""
         tokens = sum([job.to_prefill for job in jobs])
         pairs = sum([causal_pairs(job.to_prefill) for job in jobs])
-        self._go(group, now, self.times.prefill(tokens, pairs, len(jobs)), tokens, len(jobs))
+        seconds = self.times.prefill(tokens, pairs, len(jobs))
+        self._go(group, now, seconds, tokens, len(jobs))
+        self.stages.count_prompts(seconds)
         self.prefilled += tokens
         for job in jobs:
             job.note("prefill", self.name, now, group.end_s, job.to_prefill, 1, len(jobs))
@@ -252,6 +254,7 @@ class Engine:
         kv_tokens = job.to_prefill
         if not job.made:
             job.first_s = job.begun_s = group.end_s
+            job.decoded_before = self.decoded
         job.made += 1
         if job.made == job.output:
             self._end(group, job, kv_tokens)
@@ -330,8 +333,10 @@ class Engine:
                 self._decode_step(group, now, until, inclusive)
             return
         chunks, tokens, pairs, full = cut_chunks(group.filling, budget)
-        seconds = self.times.step(tokens, pairs, full, batch, group.context + batch if batch else 0)
+        context = group.context + batch if batch else 0
+        seconds = self.times.step(tokens, pairs, full, batch, context)
         self._go(group, now, seconds, tokens + batch, full + batch)
+        self.stages.count_prompts(self.times.beyond_decode(seconds, batch, context))
         self.prefilled += tokens
         if batch:
             self._count_decode(group, now, batch)

@@ -26,13 +26,14 @@ class Job:
     made: tokens it has so far; kv_tokens: what it holds while no decode step is under way (see `Group.kv_of`). entry,
     replica: positions of the pipeline that it came to and of the one where it is. available_s: since when it waits.
     first_s, finish_s: when its first and last tokens were made; begun_s: since when it is decoded, which is later than
-    first_s where its KV was handed on.
+    first_s where its KV was handed on; decoded_before: tokens that its replica's decode steps had made by then.
     """
 
     __slots__ = (
         "arrival_s",
         "available_s",
         "begun_s",
+        "decoded_before",
         "entry",
         "filled",
         "finish_s",
@@ -54,6 +55,7 @@ class Job:
         self.index, self.arrival_s, self.prompt, self.output = index, arrival_s, prompt, output
         self.available_s = arrival_s
         self.made = self.kv_tokens = self.filled = self.joined = self.ticket = self.preemptions = 0
+        self.decoded_before = 0
         self.first_s = self.begun_s = self.finish_s = float("nan")
         self.rejected = False
         self.entry = self.replica = -1

@@ -44,37 +44,61 @@ def saturated_per_s(run: ServingRun) -> float:
 
     What each replica does while it is full, over its share of the requests, is what the plan would do if the others
     were endless; the least of these is what it does. A replica that had all its requests in hand at once has shown no
-    limit; one that prefills has always more to do. One that KV caches come to does what they let it, from when they are
-    there: while they wait for room or for a link their requests make no tokens.
+    limit; one that prefills has always more to do. One that KV caches come to does what they let it, from when as many
+    are there as ever were: while they wait for room or for a link their requests make no tokens. Requests of mean
+    length are counted, of all: a replica's own are longer or shorter by chance.
     """
     served, plan, requests = np.isfinite(run.finish_s), run.plan, run.requests
+    mean_input, after = float(requests.input_tokens[served].mean()), requests.output_tokens[served] - 1
     rates = []
     for number, (pipeline, load) in enumerate(zip(plan.pipelines, run.loads, strict=True)):
-        if pipeline.role == "prefill":
-            mine, begun_s, ends_s = served & (run.entry == number), run.first_s, run.first_s
-            tokens = requests.input_tokens
-            shown = mine.any()
-            since_s = float(np.min(ends_s, where=mine, initial=np.inf))  # its pipeline is full
+        mine = served & ((run.entry if pipeline.role == "prefill" else run.replica) == number)
+        inputs, begun_s, decoded = requests.input_tokens[mine], run.begun_s[mine], run.decoded_before[mine]
+        if pipeline.role == "prefill" and mine.any():
+            rate = prompts_per_s(run.first_s[mine], inputs, mean_input)
+        elif pipeline.role == "decode" and mine.sum() > load.peak_batch:
+            rate = decodes_per_s(begun_s, decoded, load.peak_batch, float(after[after > 0].mean()))
+        elif pipeline.role == "both" and mine.sum() > load.peak_batch:
+            mean = mean_input, float(after.mean())
+            rate = both_per_s(begun_s, decoded, load.prompt_s, float(inputs.sum()), mean)
         else:
-            mine, begun_s, ends_s = served & (run.replica == number), run.begun_s, run.finish_s
-            tokens = requests.output_tokens
-            shown, since_s = mine.sum() > load.peak_batch, 0.0
-            if plan.disaggregated and shown:
-                since_s = float(np.sort(begun_s[mine])[load.peak_batch - 1])  # by then it may be full
-        if shown:
-            mean_tokens = float(tokens[served].mean())  # of all: a replica's own are longer or shorter by chance
-            rate = full_per_s(begun_s[mine], ends_s[mine], tokens[mine], mean_tokens, since_s)
-            rates.append(rate * served.sum() / mine.sum())
+            continue
+        rates.append(rate * served.sum() / mine.sum())
     return float(min(rates, default=run.requests_per_s))
 
 
-def full_per_s(begun_s: Floats, finish_s: Floats, tokens: Counts, mean_tokens: float, since_s: float = 0.0) -> float:
-    """Requests of mean length that a replica does a second, from a time on until the last one begins: by their tokens.
+def prompts_per_s(first_s: Floats, inputs: Counts, mean_input: float) -> float:
+    """Prompts of mean length that a replica does a second, from the first on that is done: its pipeline is full."""
+    since_s, until_s = float(first_s.min()), float(first_s.max())
+    if since_s == until_s:
+        return float(inputs.sum()) / mean_input / max(until_s, TINY)
+    return float(inputs[first_s > since_s].sum()) / mean_input / (until_s - since_s)
 
-    Whole requests would mislead: those of one length end in crowds, and of many lengths the short ones end first.
+
+def decodes_per_s(begun_s: Floats, decoded: Counts, peak: int, mean_after: float) -> float:
+    """Requests that make so many tokens after their first that a decode replica does a second, until the last begins.
+
+    decoded: (requests,), tokens that were made when each began. By tokens, as whole requests would mislead: those of
+    one length end in crowds, and of many lengths the short ones end first. Counted from when `peak` of them have begun.
     """
-    until_s = float(np.max(finish_s, where=finish_s <= begun_s.max(), initial=0.0) or finish_s.max())
-    since_s = since_s if since_s < until_s else 0.0
-    takes_s = np.maximum(finish_s - begun_s, TINY)
-    made = [np.clip((now - begun_s) / takes_s, 0.0, 1.0) @ tokens for now in (since_s, until_s)]
-    return float((made[1] - made[0]) / mean_tokens / (until_s - since_s))
+    order = np.argsort(begun_s, kind="stable")
+    since, last = order[min(peak, len(order)) - 1], order[-1]
+    made, takes_s = float(decoded[last] - decoded[since]), float(begun_s[last] - begun_s[since])
+    if made <= 0.0 or takes_s <= 0.0:
+        return float("inf")
+    return made / max(mean_after, TINY) / takes_s
+
+
+def both_per_s(
+    begun_s: Floats, decoded: Counts, prompt_s: float, prompt_tokens: float, mean: tuple[float, float]
+) -> float:
+    """Requests with a mean prompt and so many tokens after the first that a replica for both phases does a second.
+
+    prompt_s: that it worked on all prompts, which have so many tokens. A request takes its part of that, and of the
+    time that is left until the last one begins by the tokens that were made in it: then all prompts are done, but not
+    all tokens of the requests in hand, so that one rate of both would be too low.
+    """
+    last = int(np.argmax(begun_s))
+    rest_s, made = max(0.0, float(begun_s[last]) - prompt_s), float(decoded[last])
+    request_s = prompt_s / prompt_tokens * mean[0] + (rest_s / made * mean[1] if made else 0.0)
+    return 1.0 / max(request_s, TINY)

@@ -27,7 +27,7 @@ class ReplicaLoad:
     """What one replica did.
 
     requests: served, where a decode replica ended them; busy: (depth,), the share of the time each stage worked;
-    kv_*_tokens: of its KV cache.
+    prompt_s: seconds that the busiest, or a link between two, did so on prompts; kv_*_tokens: of its KV cache.
     """
 
     name: str
@@ -36,6 +36,7 @@ class ReplicaLoad:
     prefilled_tokens: int
     steps: int
     busy: tuple[float, ...]
+    prompt_s: float
     peak_batch: int
     preemptions: int
     kv_capacity_tokens: int
@@ -64,7 +65,8 @@ class ServingRun:
     """One simulation. Arrays are (requests,), in the order of arrival.
 
     first_s, finish_s: when a request had its first and its last token, nan where it was rejected; begun_s: since when
-    it was decoded, later than first_s where its KV was handed on; entry, replica: the positions of the pipelines that
+    it was decoded, later than first_s where its KV was handed on; decoded_before: tokens that decode steps of its
+    replica had made by then; entry, replica: the positions of the pipelines that
     it came to and that finished it. span_s: from the first arrival to the last token.
     moments: the life of the request that was recorded.
     """
@@ -73,6 +75,7 @@ class ServingRun:
     requests: Requests
     first_s: Floats
     begun_s: Floats
+    decoded_before: Counts
     finish_s: Floats
     rejected: Mask
     preemptions: Counts

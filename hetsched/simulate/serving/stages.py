@@ -6,13 +6,15 @@ from hetsched.simulate.serving.times import StepTimes
 class Stages:
     """Stages and links, each on one step at a time, first come first served.
 
-    free_s: (depth,), from when on each stage is idle; busy_s: (depth,), how long each has worked.
+    free_s: (depth,), from when on each stage is idle; busy_s, prompt_s: (depth,), how long each has worked, and how
+    much of that on prompts.
     """
 
     def __init__(self, times: StepTimes) -> None:
         self.times = times
         self.free_s = [0.0] * times.depth
         self.busy_s = [0.0] * times.depth
+        self.prompt_s = [0.0] * times.depth
         self._links_free_s = [0.0] * times.depth
 
     def go_through(self, now: float, seconds: list[float], tokens: int, sampled: int) -> tuple[float, float]:
@@ -33,6 +35,17 @@ class Stages:
                 links[s] = at
                 at += latency[s]
         return at, at + latency[last] + sampled * per_token[last]
+
+    def count_prompts(self, seconds: list[float]) -> None:
+        """So much of what was done is for prompts."""
+        self.prompt_s = [before + more for before, more in zip(self.prompt_s, seconds, strict=True)]
+
+    def busiest_prompt_s(self, prefilled: int, decoded: int) -> float:
+        """That what works most, a stage or a link between two, worked on prompts, of so many tokens of both kinds."""
+        works = list(zip(self.busy_s, self.prompt_s, strict=True))
+        for per_token_s in self.times.hop_per_token_s[: self.times.depth - 1]:
+            works.append(((prefilled + decoded) * per_token_s, prefilled * per_token_s))
+        return max(works)[1]
 
     def idle_at(self, now: float) -> bool:
         """Whether all stages and links are."""

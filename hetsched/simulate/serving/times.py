@@ -46,6 +46,13 @@ class StepTimes:
             self._tabulate_decodes(max(64, 2 * len(self._decodes)))
         return self._decodes[sequences]
 
+    def beyond_decode(self, seconds: list[float], sequences: int, context: float) -> list[float]:
+        """By stage, what a step takes beyond the decode step of its sequences, `context` tokens together."""
+        if not sequences:
+            return seconds
+        base, slope = self.decode(sequences)
+        return [max(0.0, whole - b - c * context) for whole, b, c in zip(seconds, base, slope, strict=True)]
+
     def _tabulate_decodes(self, largest: int) -> None:
         table = self.replica.decode_table(largest)
         base = (table.base_s + np.array(self._overhead_s)[:, None]).T.tolist()

@@ -44,7 +44,8 @@ class Costs:
 class Layouts:
     """Replicas of groups of a cluster's GPUs, for one model and mean request.
 
-    prefills: False where prompts come from elsewhere; with no output tokens in `traffic`, decode is left out.
+    prefills: False where prompts come from elsewhere; with no output tokens in `traffic`, decode is left out. prompts:
+    how many go together where a stage has enough to do; a request's latency is that of one alone.
     """
 
     inventory: Inventory
@@ -53,6 +54,7 @@ class Layouts:
     precision: Precision
     memory_fraction: float
     prefills: bool = True
+    prompts: float = 1.0
     _costs: dict[tuple[object, ...], Costs] = field(default_factory=dict)
     _hops: dict[tuple[object, ...], tuple[float, float]] = field(default_factory=dict)
 
@@ -130,8 +132,8 @@ class Layouts:
         cluster, blocks = self.inventory.cluster, self.model.num_layers
         bounds = ((1, 2), (0, 1), (blocks - 1, blocks)) if blocks > 2 else ((0, 1),) * 3
         middle, first, last = (stage_times(cluster, self.model, team, b, self.precision) for b in bounds)
-        latency = [self._seconds(times, batch / rounds, 1.0) for times in (middle, first, last)]
-        busy = [self._seconds(times, batch / rounds, batch / rounds) for times in (middle, first, last)]
+        latency = [self._seconds(times, batch / rounds, 1.0, 1.0) for times in (middle, first, last)]
+        busy = [self._seconds(times, batch / rounds, batch / rounds, self.prompts) for times in (middle, first, last)]
         gpu_bytes = cluster.devices[team.devices[0]].gpu.memory_bytes
         room = [gpu_bytes * self.memory_fraction - needed_bytes(times, gpu_bytes) for times in (middle, first, last)]
         whole = self.traffic.input_tokens + self.traffic.output_tokens
@@ -146,10 +148,11 @@ class Layouts:
             (most[0], most[1], most[2], most[3]),
         )
 
-    def _seconds(self, times: StageTimes, together: float, share: float) -> float:
-        """A prompt, and all decode steps with `together` sequences, a request's share of them 1 / `share`."""
+    def _seconds(self, times: StageTimes, together: float, share: float, prompts: float) -> float:
+        """A prompt, one of so many, and all decode steps of `together` sequences, a request's share 1 / `share`."""
         traffic = self.traffic
-        prompt = float(times.prefill_s(traffic.input_tokens, traffic.pairs)) if self.prefills else 0.0
+        step = (prompts * traffic.input_tokens, prompts * traffic.pairs, prompts)
+        prompt = float(times.prefill_s(*step)) / prompts if self.prefills else 0.0
         context = together * (traffic.input_tokens + traffic.output_tokens / 2.0)
         return prompt + traffic.output_tokens * float(times.decode_s(together, context)) / share
 

@@ -98,10 +98,13 @@ class MaxFlow:
         if both is not apart:
             yield from self._climb(phases, both, tops[0], tops, seen, best, rng)
         known = 0  # states in a row that were seen before: where there are only such, all is done
+        composed_of = {both: 0, apart: 0}  # groups that were known when one was composed
         for moves in cycle((both, apart)):
-            for start in self._composed(phases, moves, seen):
-                yield start
-                yield from self._climb(phases, moves, start, tops, seen, best, rng)
+            if composed_of[moves] < (groups := phases.tried):
+                composed_of[moves] = groups
+                for start in self._composed(phases, moves, seen):
+                    yield start
+                    yield from self._climb(phases, moves, start, tops, seen, best, rng)
             chosen = tops[min(int(rng.exponential(1.0)), len(tops) - 1)]
             state = moves.shaken(chosen.state, int(rng.integers(1, self.shakes + 1)), rng)
             known = known + 1 if state in seen else 0

@@ -58,7 +58,7 @@ class Phases:
         problem, traffic = workshop.problem, workshop.traffic
         shared = problem.precision, workshop.memory_fraction
         prompts = replace(traffic, output_tokens=0.0)
-        self._prompts = Layouts(workshop.inventory, problem.model, prompts, *shared)
+        self._prompts = Layouts(workshop.inventory, problem.model, prompts, *shared, prompts=workshop.prompts)
         self._tokens = Layouts(workshop.inventory, problem.model, traffic, *shared, prefills=False)
         self._found: dict[tuple[str, Group], Replica | None] = {}
         self._alike: dict[tuple[object, ...], tuple[Replica, list[int]] | None] = {}
@@ -79,6 +79,11 @@ class Phases:
         if key not in self._found:
             self._found[key] = self._best(group, role)
         return self._found[key]
+
+    @property
+    def tried(self) -> int:
+        """How many groups and roles were looked at so far."""
+        return len(self._found)
 
     def known(self) -> list[tuple[Group, Replica]]:
         """Groups with the replicas that were made of them so far."""

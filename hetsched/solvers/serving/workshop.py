@@ -59,7 +59,9 @@ class Workshop:
         self.inventory = Inventory(problem.cluster, MOST_STATES)
         self.traffic = Traffic.of_requests(problem.requests)
         self.worth = Worth(problem.requests, problem.load.slo, reference)
-        self.layouts = Layouts(self.inventory, problem.model, self.traffic, problem.precision, memory_fraction)
+        self.prompts = max(1.0, problem.options.max_prefill_tokens // self.traffic.input_tokens)  # of a step, at most
+        shared = problem.precision, memory_fraction
+        self.layouts = Layouts(self.inventory, problem.model, self.traffic, *shared, prompts=self.prompts)
         self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
