@@ -14,8 +14,8 @@ for GPipe under the roofline where one stage is slowest forward and backward and
 programmes are looked at, one with too fast a pace and one with too slow), and for GPipe under `flashflex` where stages
 rise and then fall. For 1F1B the pace is exact, and the time 0 to 3 % too long with many micro-batches, whose last round
 trips hide behind one another. Outside it are what pipelines do to one another's links, gradients (also those of tied
-embeddings), and the optimiser step. So all pipelines that the programme comes by are tried in the plan, and the cost
-model picks.
+embeddings), and the optimiser step. So all pipelines that the programme comes by are tried in the plan, the cost model
+picks, and small changes of the chosen ones are tried too (`chain_polish`).
 
 What is not exact: the mixes. And where the programme of a mix is larger than `most_work`, each degree is looked at
 alone, and at last it is the hand's own pipelines, whose layers are split exactly (`ChainPricer.split`).
@@ -37,14 +37,15 @@ from hetsched.cost.pipeline_terms import PipelineTerms
 from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arena, Arenas, Place, replica_counts
 from hetsched.solvers.base import Candidate
+from hetsched.solvers.chain_polish import Mix, polished
 from hetsched.solvers.hierarchical import starts
 from hetsched.solvers.megatron import WIDTHS, Megatron
 
-Mix = tuple[tuple[int, int], ...]  # how many devices of each class, by class
 TRIALS = 4  # mixes that a step of the outer search tries
 HEAT = 0.002  # of the outer search, as a share of the iteration time
 KEPT = 4  # plans that it goes on from
 MOST_FRONT = 12  # pipelines of a mix that are tried in a plan
+POLISH = 48  # changes of single pipelines that are tried in a plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ class Dealer:
             if not all(fronts):
                 return best
             place = _chosen(arena, fronts)
+            if place is not None:
+                place = polished(place, mixes, POLISH)
             if place is not None and (best is None or place.seconds < best.seconds):
                 best = place
             now = arena.pricer.shares([front[0] for front in fronts] if place is None else place.standing.chains)

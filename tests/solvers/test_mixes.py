@@ -146,9 +146,9 @@ def _claimed(arena: Arena, chain: Chain) -> bool:
     return any(work.forward_s == forward and work.backward_s == backward for work in works)
 
 
-# Mean and greatest. Measured: 2.4 and 31 %, 0.1 and 3 %, 0 and 0. What is left are links that a pipeline shares with
-# itself, activations and gradients that cross above all, the optimiser step, and 1F1B of few micro-batches.
-GAPS = {("roofline", "1f1b"): (0.03, 0.35), ("roofline", "gpipe"): (0.005, 0.06), ("flashflex", "gpipe"): (1e-3, 0.01)}
+# Mean and greatest. Measured: 0.07 and 1.6 %, 0.04 and 1.1 %, 0 and 0. What is left are links that a pipeline shares
+# with itself, activations and gradients that cross above all, the optimiser step, and 1F1B of few micro-batches.
+GAPS = {("roofline", "1f1b"): (0.002, 0.03), ("roofline", "gpipe"): (0.001, 0.02), ("flashflex", "gpipe"): (1e-4, 1e-3)}
 
 
 @pytest.mark.parametrize(("model", "schedule"), GAPS)
@@ -168,7 +168,7 @@ def test_a_mix_becomes_nearly_its_best_pipeline(model: str, schedule: str) -> No
     assert min(gaps) > -1e-9
     assert np.mean(gaps) <= GAPS[model, schedule][0]
     assert max(gaps) <= GAPS[model, schedule][1]
-    assert np.mean(np.array(gaps) < 1e-9) >= 0.6
+    assert np.mean(np.array(gaps) < 1e-9) >= 0.8
 
 
 @pytest.mark.parametrize("model", ["roofline", "flashflex"])
