@@ -13,7 +13,7 @@ from random import Random
 from hetsched.solvers.arena import Place
 from hetsched.solvers.hierarchical import refine
 
-HOT, COLD = 0.003, 0.00005  # shares of the iteration time
+HOT, COLD = 0.001, 0.00002  # shares of the iteration time
 WALKS = 2  # on each island before the worse half is left
 RESTART, ANEW = 4, 10.0  # of so many walks on an island one begins where it began, so much hotter
 WARMTH = 1.0  # a walk's heat is drawn from e^-WARMTH to e^WARMTH times the usual

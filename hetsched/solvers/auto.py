@@ -29,7 +29,7 @@ from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
 from hetsched.solvers.tilings import Tilings
 
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
-ISLANDS = 12
+ISLANDS = 6
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
 
 
