@@ -7,7 +7,7 @@ from itertools import combinations, combinations_with_replacement
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsched.bound.speeds import SpeedLevel
+from hetsched.bound.speeds import Make, SpeedLevel
 from hetsched.cluster import Floats
 
 # of what a block a second brings where links are free
@@ -53,14 +53,12 @@ def _corners(lines: list[Line], cap: Floats, low: Floats, high: Floats) -> Itera
 class Kind:
     """Pipelines of one kind: each does at most the least of `lines` and of cap, (n, S); -inf where there are none.
 
-    team: blocks a second of its fastest team; waste: more speed that its devices have; nest: the smallest of some
-    nested parts of the cluster that it keeps to, by number from the innermost.
+    nest: the smallest of some nested parts of the cluster that it keeps to, by number from the innermost.
     """
 
     lines: list[Line]
     cap: Floats
-    team: float
-    waste: float
+    make: Make
     nest: int
 
     def of(self, at: NDArray[np.intp]) -> "Kind":
@@ -91,7 +89,6 @@ def can_do(
     is more than the next one's. single: some pipeline of the innermost kinds has one stage. shares:
     prices to try.
     """
-    low = level.slowest * stages[None, :]
     every = float(level.device.sum())
     usual = np.clip(every / replicas / level.team, stages.min(), stages.max())
     column = np.minimum(np.searchsorted(stages, usual), len(stages) - 1)
@@ -99,7 +96,7 @@ def can_do(
     gain = np.broadcast_to(slope, kinds[0].cap.shape)[np.arange(len(replicas)), column]
     prices = [share * gain for share in shares]
     groups = [[kind for kind in kinds if kind.nest == nest] for nest in range(len(nests) + 1)]
-    corners = [_corners_of(group, low, stages) for group in groups]
+    corners = [_corners_of(group, stages) for group in groups]
     best = [[(count - price[:, None] * speed).max(axis=(0, 2)) for price in prices] for speed, count in corners]
     most = np.full(len(replicas), np.inf)
     for chain in combinations_with_replacement(range(len(prices)), len(groups)):
@@ -116,11 +113,13 @@ def can_do(
     return enough
 
 
-def _corners_of(kinds: Sequence[Kind], low: Floats, stages: Floats) -> tuple[Floats, Floats]:
+def _corners_of(kinds: Sequence[Kind], stages: Floats) -> tuple[Floats, Floats]:
     """(corners, n, S): speeds with what is wasted, and micro-batches, of all corners of these kinds."""
     found = [
-        (np.broadcast_to(speed, count.shape) + kind.waste, count)
+        (np.broadcast_to(speed + kind.make.waste_of(stages), count.shape), count)
         for kind in kinds
-        for speed, count in _corners(kind.lines, kind.cap, low, kind.team * stages[None, :])
+        for speed, count in _corners(
+            kind.lines, kind.cap, kind.make.slowest * stages[None, :], kind.make.team * stages[None, :]
+        )
     ]
     return np.stack([speed for speed, _ in found]), np.stack([count for _, count in found])

@@ -3,7 +3,7 @@
 The proofs, with the numbers that stand here, are in `roofline`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -17,13 +17,14 @@ from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
 from hetsched.bound.sizes import MessageSizes
-from hetsched.bound.speeds import SpeedLevel
+from hetsched.bound.speeds import Case, Make, SpeedLevel
 from hetsched.cluster import Floats
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
 Flags = NDArray[np.bool_]
+Divisions = Callable[[int], Sequence[Reach]]  # of the cluster, where one of two teams has so many GPUs at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,8 @@ class Cell:
         level: SpeedLevel,
         memory_fraction: float,
         sizes: MessageSizes,
-        divisions: Sequence[Reach],
+        case: Case,
+        divisions: Divisions,
         networks: NodeNetworks | None,
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
@@ -108,8 +110,12 @@ class Cell:
         self.fewest_stages = fewest[np.isfinite(fewest)] / level.degree.max()
         self.sizes = sizes
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
+        self.makes = case.makes
+        widths = int(level.degree.max()), case.lean, case.rings, case.tied
+        every, lean, rings, tied = map(divisions, widths)
         self.parts = [
-            Parts(reach, self.replicas, sizes, at_node) for reach in (divisions if len(self.replicas) else ())
+            Parts(*reaches, self.replicas, sizes, at_node)
+            for reaches in (zip(every, lean, rings, tied, strict=True) if len(self.replicas) else ())
         ]
         self.networks = networks
         grouped = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
@@ -120,10 +126,9 @@ class Cell:
         """Computing alone, by all devices."""
         return self.micro_batches * self.blocks / float(self.level.device.sum())
 
-    def blocks_of(self, team: float) -> Blocks:
-        """Blocks where the fastest team does so many a second."""
-        level = self.level
-        return Blocks(self.blocks, 1 / team, level.forward_s, level.backward_s, level.first, level.last)
+    def blocks_of(self, make: Make) -> Blocks:
+        """Blocks of pipelines of a make."""
+        return Blocks(self.blocks, 1 / make.team, make.forward_s, make.backward_s, make.first, make.last)
 
     def possible(self, end_s: float, among: Flags, rounds: bool) -> Flags:
         """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
@@ -191,18 +196,20 @@ class Cell:
         return found
 
     def _ways(
-        self, parts: Parts, at: NDArray[np.intp], local: int, home: bool, outer: Outer | None
+        self, parts: Parts, at: NDArray[np.intp], local: int, home: bool, outer: Outer | None, lean: bool
     ) -> tuple[list[Way], list[Floats]]:
-        """How pipelines go across; and by 6 (K = 1), from the inside, what nested parts have that some keep to."""
+        """How pipelines go across, lean ones or any; and by 6 (K = 1), from the inside, what nested parts have that
+        some keep to."""
         stages, replicas = self.stages, self.replicas[at]
         visits = local if home and local > 1 else local - 1
         least = np.minimum(np.maximum(np.ceil(stages / parts.largest) - 1, max(visits, 0)), stages - 1)
-        ways, nests = [Way(least, parts.near, parts.far)], []
+        near, far = parts.hops[lean]
+        ways, nests = [Way(least, near, far)], []
         if local == 1 and parts.several:
-            ways.append(Way(np.minimum(np.maximum(least, 1 + home), stages - 1), parts.near, parts.far))
+            ways.append(Way(np.minimum(np.maximum(least, 1 + home), stages - 1), near, far))
             nests.append(parts.fastest(replicas, 1)[0])
         if outer is not None and outer[1] == 1:
-            ways.append(Way(np.minimum(1.0 + home, stages - 1), parts.near, outer[0].far))
+            ways.append(Way(np.minimum(1.0 + home, stages - 1), near, outer[0].hops[lean][1]))
             nests.append(outer[0].fastest(replicas, 1)[0])
         return ways, nests
 
@@ -219,12 +226,14 @@ class Cell:
         """(len(at),): the same where (some pipeline has one stage, all begin and end in one part), or not."""
         single, home, tied_s = tied
         replicas, stages, level, wanted = self.replicas[at], self.stages, self.level, float(self.micro_batches)
-        ways, nests = self._ways(parts, at, spread.local, home, outer)
-        kinds = [
-            self._kind(parts, end_s, at, spread, (single, tied_s), way, (*team, nest))
-            for nest, way in enumerate(ways)
-            for team in level.tops
-        ]
+        (any_ways, nests), (lean_ways, _) = (
+            self._ways(parts, at, spread.local, home, outer, lean) for lean in (False, True)
+        )
+        kinds, ways = [], []
+        for make in self.makes:
+            for nest, way in enumerate(any_ways if make.waste else lean_ways):
+                kinds.append(self._kind(parts, end_s, at, spread, (single, tied_s), way, make, nest))
+                ways.append(way)
         found = can_do(kinds, stages, level, replicas, wanted, nests, single, FEW_PRICES)
         if rounds and found.any():
             todo = np.flatnonzero(found)
@@ -240,15 +249,15 @@ class Cell:
                     kind.under(
                         most_in_rounds(
                             end_s,
-                            self.blocks_of(kind.team),
+                            self.blocks_of(kind.make),
                             stages,
-                            ways[kind.nest].crossing,
-                            (ways[kind.nest].near, ways[kind.nest].far),
+                            way.crossing,
+                            (way.near, way.far),
                             reductions,
                             self.micro_batches,
                         )
                     )
-                    for kind in kinds
+                    for kind, way in zip(kinds, ways, strict=True)
                 ]
             nests = [nest[todo] for nest in nests]
             found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, nests, single)
@@ -262,16 +271,16 @@ class Cell:
         spread: Spread,
         tied: tuple[bool, Floats],
         way: Way,
-        kind: tuple[float, float, int],
+        make: Make,
+        nest: int,
     ) -> Kind:
         """What one pipeline can do by 3 and 5 that goes across so; tied: if one may have one stage, and seconds."""
-        (single, tied_s), (team, waste, nest) = tied, kind
-        level, stages = self.level, self.stages[None, :]
-        slow, near, far, crossing = level.slowest, way.near, way.far, way.crossing
+        (single, tied_s), stages = tied, self.stages[None, :]
+        slow, near, far, crossing = make.slowest, way.near, way.far, way.crossing
         there = near.forward_s * (stages - 1) + (far.forward_s - near.forward_s) * crossing
         back = near.backward_s * (stages - 1) + (far.backward_s - near.backward_s) * crossing
         positions = near.backward_s * stages * (stages - 1) / 2
-        work = np.full((len(at), 1), self.blocks + level.extra_blocks)
+        work = np.full((len(at), 1), self.blocks + make.first + make.last)
         if self.options.zero == 3:
             work = work + (slow * parts.local_per_byte[at] * self.sizes.whole)[:, None]
         if self.options.schedule == "1f1b":
@@ -279,16 +288,16 @@ class Cell:
             once = -slow * (positions + (far.backward_s - near.backward_s) * crossing * (stages - 1))
         else:
             each = work + 0 * stages
-            once = slow * ((stages - 1) * self.blocks * level.forward_s + stages * there + positions)
+            once = slow * ((stages - 1) * self.blocks * make.forward_s + stages * there + positions)
         volume = spread.per_byte * self.sizes.block * self.blocks
         volume = volume + spread.ends_per_byte * (self.sizes.whole - self.sizes.block * self.blocks)
         peers = self.replicas[at] if self.options.zero else 1.0
         reduce_s = stages * spread.stage_s[:, None] + volume[:, None]
         after_s = reduce_s + np.where(stages > 1, 2, 1) * tied_s[:, None]
-        after_s = after_s + np.broadcast_to(self.blocks * level.update_s / peers, (len(at),))[:, None]
+        after_s = after_s + np.broadcast_to(self.blocks * self.level.update_s / peers, (len(at),))[:, None]
         least_s = (spread.stage_s + parts.local_per_byte[at] * self.sizes.block)[:, None]
         last_s = np.where(stages > 1, least_s, reduce_s) + tied_s[:, None]
-        round_s = work / team + there + back
+        round_s = work / make.team + there + back
         lines = [Line(-(slow * after_s + once) / each, end_s / each), Line(0 * each, (end_s - last_s) / each)]
         busy_s = np.where(crossing > 0, far.busy_s, near.busy_s)
         if self.options.schedule == "gpipe":
@@ -302,7 +311,7 @@ class Cell:
         usable = usable & ((stages > 1) | single) & (end_s - last_s >= round_s * (1 - SLACK))
         if nest:
             usable = usable & (stages > 1)
-        return Kind(lines, np.where(usable, cap, -np.inf), team, waste, nest)
+        return Kind(lines, np.where(usable, cap, -np.inf), make, nest)
 
     def _spread(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int) -> Spread:
         """What 6 says of `local` parts."""

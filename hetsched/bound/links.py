@@ -29,9 +29,13 @@ class Hop:
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """The best that teams have inside the nodes of a cluster and between them."""
+    """The best that teams have inside the nodes of a cluster and between them, one of two of `widest` GPUs at most.
+
+    In a hierarchical all-reduce such a team sends to other nodes, or it stands between two teams in its node.
+    """
 
     cluster: Cluster
+    widest: int
 
     @cached_property
     def sizes(self) -> Indices:
@@ -48,24 +52,31 @@ class Links:
             key = self.cluster.nodes[node].gpus[0].kind, latency, bandwidth
             if key not in known:
                 known[key] = max(inside_bytes_per_s(self.cluster, int(node), gpus) for gpus in range(1, MOST_GPUS + 1))
-            half = max(1, size // 2)  # the smaller of two teams in one node has half of it at most
+            half = min(max(1, size // 2), self.widest)  # the smaller of two teams in one node has half of it at most
             hops.add((latency, bandwidth * half))
             rings.add((latency, known[key] * half))
         return list(hops), list(rings)
 
     @cached_property
-    def between(self) -> tuple[Floats, Floats]:
-        """(nodes, nodes) least latency in s, and most bytes/s of a team, from each node to each other."""
+    def hops(self) -> tuple[Floats, Floats]:
+        """(nodes, nodes) least latency in s, and most bytes/s of a message, from each node to each other."""
+        return self._between(self.widest)
+
+    @cached_property
+    def rings(self) -> tuple[Floats, Floats]:
+        """The same of a step of a ring."""
+        return self._between(max(self.widest, (int(self.sizes.max()) - 1) // 2))
+
+    def _between(self, most: int) -> tuple[Floats, Floats]:
         network, nodes = self.cluster.network, self.cluster.nodes
         latency, bandwidth = network.latency_s.copy(), network.bandwidth_bytes_per_s.copy()
-        widest = np.minimum(self.sizes[:, None], self.sizes[None, :])
+        widest = np.minimum(np.minimum(self.sizes[:, None], self.sizes[None, :]), most)
         for (i, j), (block_bandwidth, block_latency) in network.per_device.items():
             latency[i, j] = block_latency.min()
             best = block_bandwidth.max() * widest[i, j]
             bandwidth[i, j] = min(best, bandwidth[i, j]) if bandwidth[i, j] > 0 else best
         if self.cluster.measured.curves.between:
-            most = max(key[2] for key in self.cluster.measured.curves.between)
-            most = max(most, int(self.sizes.max()))
+            flows = max(int(self.sizes.max()), *(key[2] for key in self.cluster.measured.curves.between))
             known: dict[tuple[str, str, int], float] = {}
             for i, j in np.ndindex(widest.shape):
                 key = nodes[i].gpus[0].kind, nodes[j].gpus[0].kind, int(widest[i, j])
@@ -74,7 +85,7 @@ class Links:
                     if key not in known:
                         known[key] = max(
                             self.cluster.between_bytes_per_s(i, j, n, CHUNK_BYTES) * min(key[2], n) / n
-                            for n in range(1, most + 1)
+                            for n in range(1, flows + 1)
                         )
                     bandwidth[i, j] = known[key]
         return latency, bandwidth
@@ -119,9 +130,9 @@ class Reach:
         """(parts,): GPUs of each."""
         return np.bincount(self.part, weights=self.links.sizes).astype(np.intp)
 
-    def _pairs(self, across: bool) -> tuple[Floats, Floats]:
+    def _pairs(self, across: bool, rings: bool) -> tuple[Floats, Floats]:
         """(n, 2), forth and back: latencies and bandwidths of node pairs, between parts or within one."""
-        latency, bandwidth = self.links.between
+        latency, bandwidth = self.links.rings if rings else self.links.hops
         wanted = (self.part[:, None] != self.part[None, :]) == across
         np.fill_diagonal(wanted, val=False)
         i, j = np.nonzero(wanted)
@@ -130,16 +141,12 @@ class Reach:
         return rows[:, :2], rows[:, 2:]
 
     @cached_property
-    def _across(self) -> tuple[Floats, Floats]:
-        return self._pairs(True)
-
-    @cached_property
-    def _within(self) -> tuple[Floats, Floats]:
-        return self._pairs(False)
+    def _steps(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        return self._pairs(False, True), self._pairs(True, True)
 
     def hop(self, across: bool, forward_bytes: float, backward_bytes: float) -> Hop | None:
         """The best hop between parts, or inside one; None where there is no such hop."""
-        latency, bandwidth = self._across if across else self._within
+        latency, bandwidth = self._pairs(across, False)
         if not across and self.links.inside[0]:
             inside = np.array(self.links.inside[0])
             latency = np.concatenate([latency, np.repeat(inside[:, :1], 2, axis=1)])
@@ -160,7 +167,7 @@ class Reach:
         """
         least = np.full(len(members), np.inf)
         fewest = np.maximum(2, np.ceil(members / self.links.sizes.max()))
-        latency, bandwidth = self._across if across else self._within
+        latency, bandwidth = self._steps[across]
         if len(latency):
             step = (latency[:, 0] + size_bytes / (fewest[:, None] * bandwidth[:, 0])).min(axis=1)
             least = 2 * (fewest - 1) * step
@@ -172,13 +179,13 @@ class Reach:
         return np.where(members < 2, 0.0, least)
 
 
-def reaches(cluster: Cluster) -> Sequence[Reach]:
+def reaches(cluster: Cluster, widest: int) -> Sequence[Reach]:
     """The divisions to look at: into nodes, where these have several GPUs, into regions, and into groups of regions.
 
     Groups are joined by the best link between them, one by one; of the divisions on the way, those are taken where the
-    next link is slowest next to the one before.
+    next link is slowest next to the one before. widest: see `Links`.
     """
-    links = Links(cluster)
+    links = Links(cluster, widest)
     numbers = {region: number for number, region in enumerate(cluster.regions)}
     region = np.array([numbers[node.region] for node in cluster.nodes])
     parts = [region, *_grouped(links, region)]
@@ -191,7 +198,7 @@ def _grouped(links: Links, region: Indices) -> list[Indices]:
     """Parts of nodes by groups of regions."""
     count = int(region.max()) + 1
     best = np.zeros((count, count))
-    np.maximum.at(best, (region[:, None], region[None, :]), links.between[1])
+    np.maximum.at(best, (region[:, None], region[None, :]), links.hops[1])
     best = np.maximum(best, best.T)
     group, found, before = np.arange(count), [], np.inf
     for _ in range(count - 1):

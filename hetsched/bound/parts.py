@@ -14,42 +14,40 @@ EVERY_CASE = 8  # numbers of parts that are told apart; beyond, ever fewer
 class Parts:
     """The least seconds by number of pipelines, (n,), for a division of the nodes.
 
-    near, far: hops, of any kind and between parts. An all-reduce of a stage takes at least `local_s` and
-    `local_per_byte` where its members are in one part or not, `across_s` and `across_per_byte` where they are in
-    several. tied_s: that of the tied embedding, where (some pipeline has one stage, all its members are in one part).
+    every, lean, rings, tied: the division's links, for hops of any pipeline and of lean ones, for rings of blocks, and
+    for that of a tied embedding. hops: of any kind and between parts, of any pipeline; and of lean ones. An all-reduce
+    of a stage takes at least `local_s` and `local_per_byte` where its members are in one part or not, `across_s` and
+    `across_per_byte` where they are in several. tied_s: that of the tied embedding, where (some pipeline has one stage,
+    all its members are in one part).
     """
 
     def __init__(
         self,
-        reach: Reach,
+        every: Reach,
+        lean: Reach,
+        rings: Reach,
+        tied: Reach,
         replicas: Floats,
         sizes: MessageSizes,
         node_speed: Floats,
     ) -> None:
-        self.several = len(reach.part_sizes) > 1
-        self.largest = float(reach.part_sizes.max())
-        within, across = reach.hop(False, *sizes.hop), reach.hop(True, *sizes.hop)
-        self.far = across or within or NO_HOP
-        within = within or self.far
-        self.near = Hop(
-            min(within.forward_s, self.far.forward_s),
-            min(within.backward_s, self.far.backward_s),
-            min(within.busy_s, self.far.busy_s),
-        )
-        local_s, local_per_byte = _chord(reach, False, replicas, sizes.block, sizes.whole)
-        self.across_s, self.across_per_byte = _chord(reach, True, replicas, sizes.block, sizes.whole)
+        self.several = len(every.part_sizes) > 1
+        self.largest = float(every.part_sizes.max())
+        self.hops = _hops(every, sizes), _hops(lean, sizes)
+        local_s, local_per_byte = _chord(rings, False, replicas, sizes.block, sizes.whole)
+        self.across_s, self.across_per_byte = _chord(rings, True, replicas, sizes.block, sizes.whole)
         self.local_s = np.minimum(local_s, self.across_s)
         self.local_per_byte = np.minimum(local_per_byte, self.across_per_byte)
         self.tied_s = {
-            (single, home): reach.ring_s(not home, replicas if single else 2 * replicas, sizes.tied)
+            (single, home): tied.ring_s(not home, replicas if single else 2 * replicas, sizes.tied)
             if sizes.tied
             else np.zeros_like(replicas)
             for single in (False, True)
             for home in (False, True)
         }
-        speed = np.bincount(reach.part, weights=node_speed)
+        speed = np.bincount(every.part, weights=node_speed)
         order = np.argsort(-speed)
-        self.speed, self.sizes = speed[order], reach.part_sizes[order]
+        self.speed, self.sizes = speed[order], every.part_sizes[order]
 
     def cases(self, blocks: int) -> list[int]:
         """The numbers of parts with local blocks to look at; each stands for those up to the next."""
@@ -69,6 +67,16 @@ class Parts:
         large = self.sizes[None, :] >= replicas[:, None]
         speeds = np.sort(np.where(large, self.speed[None, :], 0.0), axis=1)[:, ::-1]
         return speeds[:, :upto].sum(axis=1), large.sum(axis=1) >= local
+
+
+def _hops(reach: Reach, sizes: MessageSizes) -> tuple[Hop, Hop]:
+    within, far = reach.hop(False, *sizes.hop), reach.hop(True, *sizes.hop)
+    far = far or within or NO_HOP
+    within = within or far
+    near = Hop(
+        min(within.forward_s, far.forward_s), min(within.backward_s, far.backward_s), min(within.busy_s, far.busy_s)
+    )
+    return near, far
 
 
 def _chord(reach: Reach, across: bool, members: Floats, low: float, high: float) -> tuple[Floats, Floats]:

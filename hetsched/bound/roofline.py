@@ -47,12 +47,18 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    and of what does not depend on it, with V between w S and the fastest team's speed times S. The pipelines' V add up
    to at most that of all devices, so for any price x >= 0
        M <= x V_all + D max over S and V of (g(S, V) - x V).
-   Some prices are tried (`capacity`); a cell where this fails has no plan. A pipeline whose fastest team is of a class
-   of speeds has one team of that class or a faster one at least, so its devices could add what such a team wastes.
+   Some prices are tried (`capacity`); a cell where this fails has no plan.
+   A team wastes what its devices could add to other teams. Of a pipeline whose fastest team is of a class of speeds
+   one team wastes at least what one of this class or a faster one does; w and the rest are those of its own teams.
+   Lean pipelines waste nothing: their teams have few GPUs. Where there is one, each block's ring has a lean team, so
+   one of its steps from node to node has no more flows than such a team, or than the smaller of two around it in one
+   node. Else all pipelines waste. If of one of several stages the first or the last team does not, a tied embedding's
+   ring has this. Else both do in all of them.
 8. What all that stands in a node sends over its network: `nodes`.
 """
 
 from collections.abc import Iterator
+from functools import cache, partial
 from itertools import product
 
 import numpy as np
@@ -69,7 +75,7 @@ from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
-ACCURACY = 4e-3
+ACCURACY = 3e-3
 ROUGHLY = 0.02  # with lines alone
 GROWTH = 1.15
 LONGEST_S = 1e12
@@ -82,18 +88,20 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     choices = problem.choices
     zeros = (2, 3) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
-    divisions = reaches(problem.cluster)
+    divisions = cache(partial(reaches, problem.cluster))
+    most = max(len(node.gpus) for node in problem.cluster.nodes)
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         sizes = MessageSizes.of(problem.model, job, choices.compression)
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule in problem.schedules:
-                networks = _networks(problem, job, schedule, sizes, level, divisions[0].links)
+                networks = _networks(problem, job, schedule, sizes, level, divisions(most)[0].links)
                 for zero in zeros:
                     options = Options(schedule, recompute, zero, choices.compression)
-                    cell = Cell(problem, job, options, level, memory_fraction, sizes, divisions, networks)
-                    if len(cell.replicas) and len(cell.stages):
-                        yield cell
+                    for case in level.cases:
+                        cell = Cell(problem, job, options, level, memory_fraction, sizes, case, divisions, networks)
+                        if len(cell.replicas) and len(cell.stages):
+                            yield cell
 
 
 def _networks(

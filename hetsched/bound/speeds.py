@@ -3,7 +3,7 @@
 A team's speed is in blocks a second: both passes of one micro-batch. Embedding and head count as so many blocks more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from hetsched.workload import TrainingJob
 LEVEL = 1.25  # plans are told apart by their slowest team, in classes of speeds up to so many times each other
 ROUNDING = 1 - 1e-9
 MOST_TOPS = 3
+GREATER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,63 @@ class TeamSpeed:
 
 
 @dataclass(frozen=True, slots=True)
+class Make:
+    """Pipelines by their teams: blocks a second of the fastest and of the slowest that one may have.
+
+    waste: what its devices could add to teams at least, less what they do, and `second_waste` more where it has several
+    stages. The others are the least of any such team; first, last: embedding and head, as so many blocks.
+    """
+
+    team: float
+    slowest: float
+    waste: float
+    second_waste: float
+    forward_s: float
+    backward_s: float
+    first: float
+    last: float
+
+    def waste_of(self, stages: Floats) -> Floats:
+        """By number of stages."""
+        return self.waste + np.where(stages > 1, self.second_waste, 0.0)
+
+    @classmethod
+    def of(cls, teams: Sequence[TeamSpeed], first: Sequence[TeamSpeed], last: Sequence[TeamSpeed]) -> "Make":
+        """Of these teams, the first and the last of some of them, where nothing is wasted."""
+        return cls(
+            max(team.blocks_per_s for team in teams),
+            min(team.blocks_per_s for team in teams) * ROUNDING,
+            0.0,
+            0.0,
+            min(team.forward_s for team in teams),
+            min(1 / team.blocks_per_s - team.forward_s for team in teams),
+            min(team.first for team in first),
+            min(team.last for team in last),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Plans whose pipelines are of these makes.
+
+    rings: the most GPUs that one of two neighbours has, in some place of each block's ring; tied: of that of a tied
+    embedding; lean: of each team of pipelines that waste nothing.
+    """
+
+    makes: tuple[Make, ...]
+    rings: int
+    tied: int
+    lean: int
+
+
+@dataclass(frozen=True, slots=True)
 class SpeedLevel:
     """What a plan can have whose slowest team does at least `slowest` blocks a second.
 
     device: (devices,) the most blocks a second that each device adds to a team, 0 where it can be in none; degree: of
-    the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. The others are the least
-    of any team allowed; first, last: embedding and head, as so many blocks. tops: (blocks a
-    second of the fastest team, waste) of classes of pipelines by their fastest team; waste: what its devices could add
-    to teams at least, less what it does. teams: those allowed.
+    the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. forward_s, extra_blocks
+    (embedding and head), update_s: the least of any team allowed. cases: every plan is of one of them. teams: those
+    allowed.
     """
 
     slowest: float
@@ -57,17 +107,10 @@ class SpeedLevel:
     degree: Floats
     team: float
     forward_s: float
-    backward_s: float
-    first: float
-    last: float
+    extra_blocks: float
     update_s: float
-    tops: tuple[tuple[float, float], ...]
+    cases: tuple[Case, ...]
     teams: tuple[TeamSpeed, ...] = ()
-
-    @property
-    def extra_blocks(self) -> float:
-        """Embedding and head."""
-        return self.first + self.last
 
 
 def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[SpeedLevel]:
@@ -98,13 +141,43 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             degree,
             max(team.blocks_per_s for team in allowed),
             min(team.forward_s for team in allowed),
-            min(1 / team.blocks_per_s - team.forward_s for team in allowed),
-            min(team.first for team in allowed),
-            min(team.last for team in allowed),
+            min(team.first for team in allowed) + min(team.last for team in allowed),
             min(team.update_s for team in allowed),
-            _tops([team.blocks_per_s for team in allowed], wastes),
+            _cases(allowed, wastes),
             tuple(allowed),
         )
+
+
+def _cases(teams: list[TeamSpeed], wastes: list[float]) -> tuple[Case, ...]:
+    """Where some pipeline is lean; else, where some first or last stage of several is; and where none of these is.
+
+    In the first, each block's ring has a lean team, and in the second a tied embedding's. In the last, pipelines are
+    told apart by whether their last team wastes `GREATER` times as much as any must.
+    """
+    lean = [team for team, waste in zip(teams, wastes, strict=True) if waste <= team.blocks_per_s * (1 / ROUNDING - 1)]
+    narrow, wide = (max(team.degree for team in some) for some in (lean, teams))
+    without = Make.of(lean, lean, lean)
+    if len(lean) == len(teams):
+        return (Case((without,), narrow, narrow, narrow),)
+    wasteful = [(team, waste) for team, waste in zip(teams, wastes, strict=True) if team not in lean]
+    firsts, least = [team for team, _ in wasteful], min(waste for _, waste in wasteful)
+
+    def makes(make: Make, floor: float, more: float) -> tuple[Make, ...]:
+        tops = _tops([team.blocks_per_s for team in teams], [max(waste, floor) for waste in wastes])
+        return tuple(replace(make, team=fastest, waste=waste, second_waste=more) for fastest, waste in tops)
+
+    one = makes(Make.of(teams, teams, teams), least, 0.0)
+    several: tuple[Make, ...] = ()
+    for great in (False, True):
+        lasts = [(team, waste) for team, waste in wasteful if (waste >= GREATER * least) == great]
+        if lasts:
+            make = Make.of(teams, firsts, [team for team, _ in lasts])
+            several += makes(make, min(waste for _, waste in lasts), least)
+    return (
+        Case((without, *one), narrow, narrow, narrow),
+        Case(one, wide, narrow, narrow),
+        Case(several, wide, wide, narrow),
+    )
 
 
 def _tops(speeds: list[float], wastes: list[float]) -> tuple[tuple[float, float], ...]:

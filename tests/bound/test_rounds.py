@@ -9,7 +9,7 @@ import pytest
 from hetsched.bound.capacity import Kind, Line, can_do
 from hetsched.bound.links import Hop
 from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
-from hetsched.bound.speeds import SpeedLevel
+from hetsched.bound.speeds import Make, SpeedLevel
 from hetsched.cost.compute import StageWork
 from hetsched.cost.schedule import Hop as PlayedHop
 from hetsched.cost.schedule import play
@@ -67,17 +67,20 @@ def test_shares_of_speed(seed: int) -> None:
     """Pipelines at all speeds of a grid, of two kinds: what any of them do together is not refused."""
     rng = np.random.default_rng(seed)
     stages, every, replicas, team = np.array([1.0, 2.0, 3.0]), 12.0, 3, 2.5
-    level = SpeedLevel(1.0, np.full(6, every / 6), np.ones(6), team, 0.1, 0.1, 0.0, 0.0, 0.0, ((team, 0.0),))
+    level = SpeedLevel(1.0, np.full(6, every / 6), np.ones(6), team, 0.1, 0.0, 0.0, ())
     inside = np.sort(rng.uniform(2, 10, 2))
+
+    def make(waste: float) -> Make:
+        return Make(team, 1.0, waste, 0.0, 0.1, 0.1, 0.0, 0.0)
 
     def kind(nest: int) -> Kind:
         lines = [
             Line(rng.uniform(-2, 1, (1, 3)), rng.uniform(0.5, 2, (1, 3))),
             Line(np.zeros((1, 3)), rng.uniform(0.5, 2, (1, 3))),
         ]
-        return Kind(lines, rng.uniform(1, 8, (1, 3)), team, float(rng.uniform(0, 1)), nest)
+        return Kind(lines, rng.uniform(1, 8, (1, 3)), make(float(rng.uniform(0, 1))), nest)
 
-    kinds = [kind(0), replace(kind(1), waste=0.0), kind(2)]
+    kinds = [kind(0), replace(kind(1), make=make(0.0)), kind(2)]
     choices = []  # speed with waste, nest, micro-batches
     for one in kinds:
         for column, depth in enumerate(stages):
@@ -86,7 +89,7 @@ def test_shares_of_speed(seed: int) -> None:
                     one.cap[0, column], *(float(line.at(np.full((1, 3), speed))[0, column]) for line in one.lines)
                 )
                 if count >= 1:
-                    choices.append((speed + one.waste, one.nest, count))
+                    choices.append((speed + one.make.waste, one.nest, count))
     most = max(
         (
             sum(count for *_, count in chosen)
