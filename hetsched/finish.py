@@ -12,7 +12,7 @@ from hetsched.cost.base import Cost, CostModel
 from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
-from hetsched.problem import Problem
+from hetsched.problem import MICRO_BATCHES, Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
 from hetsched.simulate.training import simulate_iteration
 from hetsched.solvers.base import Solver
@@ -89,6 +89,26 @@ def passes_of(plan: Plan) -> int:
 def bounded(problem: Problem, model: CostModel, result: Result) -> Result:
     """The result with the bound on its problem: under a budget, on plans for the part of the cluster that is rented."""
     return replace(result, lower_bound=lower_bound_s(problem, model))
+
+
+def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dict[str, Any]:
+    """For `predicted`: the bound of the problem that a plan of unknown origin solves, all of the cluster to be had and
+    all else open but for its compression, and a micro-batch size that no search would try.
+
+    Nothing for plans that do not fit, or whose teams mix kinds or nodes: the bound is not on such (`hetsched.bound`).
+    Plans whose stages wait for their messages are, as no faster than if they did not.
+    """
+    size = plan.workload.micro_batch
+    choices = Choices(micro_batch=None if size in MICRO_BATCHES else size, compression=plan.options.compression)
+    teams = [[cluster.device(name) for name in stage.devices] for _, _, stage in plan.stages]
+    alike = all(len({(device.node, device.gpu) for device in team}) == 1 for team in teams)
+    if model.name != Roofline().name or not (cost.feasible and alike):
+        return {}
+    with suppress(HetschedError):  # a workload that would not be planned
+        bound = lower_bound_s(Problem(cluster, plan.model, replace(plan.workload, micro_batch=1), choices), model)
+        if bound.iteration_s <= cost.iteration_s:
+            return {"lower_bound_iteration_s": bound.iteration_s, "lower_bound_because": bound.because}
+    return {}
 
 
 def simulated_s(cluster: Cluster, plan: Plan, cost_model: str) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def evaluate(
 
     Of a training plan it prints how long an iteration takes and why, and how full the GPUs are; of a serving plan what
     it can serve in a steady state, and the latencies of a short simulation of its workload. A plan that does not fit is
-    priced too, and said not to fit; that is no failure. With --json it prints the plan's `predicted` object anew.
+    priced too, and said not to fit; that is no failure. Of one that fits, the roofline also says what no plan can beat:
+    as the plan's search stated it, or worked out for the whole cluster. With --json it prints the plan's `predicted`
+    object anew.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def evaluate(
     from hetsched.cli.inputs import cluster_of, pricing_of
     from hetsched.cli.output import heading, say, say_json
     from hetsched.cost import COST_MODELS
-    from hetsched.finish import prediction, simulated_s
+    from hetsched.finish import bound_for, prediction, simulated_s
     from hetsched.plan import ServingPlan
     from hetsched.readers import read_any_plan
     from hetsched.report.training_table import training_table
@@ -63,10 +65,12 @@ def evaluate(
         evaluate_serving(cluster, plan, plan_path.parent, name, share, as_json, quiet)
         return
     models = {other: make(share) for other, make in COST_MODELS.items()}
-    cost = models.pop(name).price(cluster, plan)
+    model = models.pop(name)
+    cost = model.price(cluster, plan)
     predicted = prediction(cluster, plan, cost, models) | simulated_s(cluster, plan, name)
-    if cluster_path is None and (cost_model, memory_fraction) == (None, None):
-        predicted |= stated_bound(plan.predicted, cost.iteration_s)
+    as_made = cluster_path is None and (cost_model, memory_fraction) == (None, None)
+    stated = stated_bound(plan.predicted, cost.iteration_s) if as_made else {}
+    predicted |= stated or bound_for(cluster, plan, cost, model)
     if as_json:
         say_json(predicted)
     elif not quiet:

@@ -21,9 +21,11 @@ def test_a_minimal_plan_by_hand(cli: Cli, minimal: Minimal, specs: Path, tmp_pat
     assert predicted["iteration_s"] > 0
     assert predicted["violations"] == []
     assert set(predicted["memory_bytes"]) == {"office-pc/0", "desktop/1"}
+    assert 0 < predicted["lower_bound_iteration_s"] <= predicted["iteration_s"]
     table = cli("evaluate", path, "--cluster", specs / "home-office.yaml").stdout
     assert "office-pc/0  desktop/1" in table
     assert "Compared with" not in table
+    assert "no plan takes less than" in table
 
 
 def test_the_cluster_is_found_beside_the_plan_and_then_from_here(
