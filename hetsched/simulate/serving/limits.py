@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hetsched.simulate.serving.result import Counts, Floats, ServingRun
+from hetsched.simulate.serving.result import Counts, Floats, Mask, ServingRun
 
+FULL, LAG = 0.95, 0.03  # of its room, on average; of the time: so much later comes what a replica keeps waiting
 PRECISION = 0.02  # of the rate, relative
 MOST_RUNS = 40
 TINY = 1e-12  # seconds
@@ -44,9 +45,10 @@ def saturated_per_s(run: ServingRun) -> float:
 
     What each replica does while it is full, over its share of the requests, is what the plan would do if the others
     were endless; the least of these is what it does. A replica that had all its requests in hand at once has shown no
-    limit; one that prefills has always more to do. One that KV caches come to does what they let it, from when as many
-    are there as ever were: while they wait for room or for a link their requests make no tokens. Requests of mean
-    length are counted, of all: a replica's own are longer or shorter by chance.
+    limit; one that prefills has always more to do. One that KV caches come to has shown one where it was full, or where
+    they came later and later, over a link. It does what they let it, from when as many are there as ever were: while
+    they wait their requests make no tokens. Requests of mean length are counted, of all: a replica's own are longer or
+    shorter by chance.
     """
     served, plan, requests = np.isfinite(run.finish_s), run.plan, run.requests
     mean_input, after = float(requests.input_tokens[served].mean()), requests.output_tokens[served] - 1
@@ -56,7 +58,7 @@ def saturated_per_s(run: ServingRun) -> float:
         inputs, begun_s, decoded = requests.input_tokens[mine], run.begun_s[mine], run.decoded_before[mine]
         if pipeline.role == "prefill" and mine.any():
             rate = prompts_per_s(run.first_s[mine], inputs, mean_input)
-        elif pipeline.role == "decode" and mine.sum() > load.peak_batch:
+        elif pipeline.role == "decode" and mine.sum() > load.peak_batch and _limits(run, number, mine):
             rate = decodes_per_s(begun_s, decoded, load.peak_batch, float(after[after > 0].mean()))
         elif pipeline.role == "both" and mine.sum() > load.peak_batch:
             mean = mean_input, float(after.mean())
@@ -65,6 +67,19 @@ def saturated_per_s(run: ServingRun) -> float:
             continue
         rates.append(rate * served.sum() / mine.sum())
     return float(min(rates, default=run.requests_per_s))
+
+
+def _limits(run: ServingRun, number: int, mine: Mask) -> bool:
+    """Whether the replica that decodes these requests, or a link to it, was all the time as busy as it can be."""
+    load, order = run.loads[number], np.argsort(run.begun_s[mine], kind="stable")
+    begun_s, waited_s = run.begun_s[mine][order], (run.begun_s - run.first_s)[mine][order]
+    late = slice(-max(1, len(order) // 10), None)
+    if float(waited_s[late].mean()) > LAG * float(begun_s[-1]):
+        return True
+    room = max(load.peak_batch / run.plan.pipelines[number].max_batch, load.kv_peak_tokens / load.kv_capacity_tokens)
+    ended = np.searchsorted(np.sort(run.finish_s[mine]), begun_s, side="right")
+    in_hand = (np.arange(1, len(order) + 1) - ended)[len(order) // 2 :]
+    return room > FULL and float(in_hand.mean()) > FULL * load.peak_batch
 
 
 def prompts_per_s(first_s: Floats, inputs: Counts, mean_input: float) -> float:
