@@ -1,7 +1,7 @@
 """The one driver of serving problems: drafts by the steady state, then the simulator's choice among the best."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,10 +22,11 @@ from hetsched.workload import Slo
 
 FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
+LESSONS = (0.15, 0.35, 0.55, 0.75, 1.0)  # of the steps of a search for both phases apart, when the best are measured
 PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
-PATIENCE = 2  # drafts that are played in a row and are not better
-PROMISE_ERROR = 1.03  # a plan hardly ever does so much more than its replicas by themselves
+PATIENCE = 1  # drafts that are played in a row and are not better
+PROMISE_KEPT = 0.97  # of what its replicas do by themselves a plan of many does about so much, and hardly ever more
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
 BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
 
@@ -173,11 +174,16 @@ class _Search:
         if self.solver.apart:
             if self.problem.mode == "auto" and not self.workshop.trusts:
                 self._measure([seed for groups in grown(self.workshop) if (seed := self.workshop.draft(groups))])
-            self._run(rng, drafts, 1.0, watch)
-            return [draft for kind in KINDS for draft in self._flows(_best(_of(drafts, kind), FINALISTS))]
-        if self._run(rng, drafts, FIRST, watch):
+            search = self.solver.search(self.workshop, rng)
+            for share in LESSONS:
+                more = self._run(search, drafts, share, watch)
+                drafts = [draft for kind in KINDS for draft in self._flows(_best(_of(drafts, kind), FINALISTS))]
+                if not more:
+                    break
+            return drafts
+        if self._run(self.solver.search(self.workshop, rng), drafts, FIRST, watch):
             self._measure(drafts)
-            self._run(rng, drafts, 1.0, watch)
+            self._run(self.solver.search(self.workshop, rng), drafts, 1.0, watch)
         if self.problem.objective == "cost" or not self.workshop.scored:
             drafts = [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
             return _best(drafts, FINALISTS)
@@ -186,12 +192,13 @@ class _Search:
         return Rehearsal(self.judge, self.workshop).best(first, self.workshop.scored, plays, FINALISTS)
 
     def _flows(self, drafts: list[Draft]) -> list[Draft]:
-        """The best drafts, and all with shares by the largest flow of what their replicas do alone in simulation."""
+        """With shares by the largest flow of what their replicas do alone in simulation, which the workshop learns."""
         if self.problem.objective != "throughput" or self.problem.load.slo.limits:
             return drafts
-        phases, found = Phases(self.workshop), drafts[: FINALISTS // 2]
+        phases, found = Phases(self.workshop), list[Draft]()
         for draft in drafts:
             measured = [replace(replica, rate_per_s=self.judge.rate_alone(replica)) for replica in draft.replicas]
+            self.workshop.learn((replica, replica.rate_per_s) for replica in measured)
             other = phases.draft(phases.flowing(measured))
             found += [] if other is None else [other]
         return found
@@ -201,10 +208,10 @@ class _Search:
         return [frozenset(position(name) for s in replica.stages for name in s.devices) for replica in draft.replicas]
 
     def _run(
-        self, rng: np.random.Generator, drafts: list[Draft], share: float, watch: Callable[[int], None] | None
+        self, search: Iterator[Draft | None], drafts: list[Draft], share: float, watch: Callable[[int], None] | None
     ) -> bool:
-        """Search until so much of the steps or the time is used; False where the solver has no more."""
-        for draft in self.solver.search(self.workshop, rng):
+        """Go on until so much of the steps or the time is used; False where the solver has no more."""
+        for draft in search:
             self.steps += 1
             if draft is not None:
                 drafts.append(draft)
@@ -266,7 +273,7 @@ def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict 
     """The best by simulation, of these and of the one before.
 
     Where requests a second are all that counts, the most promising first; those that promise no more are not played,
-    and it ends where some in a row were not better.
+    and it ends where one was not better.
     """
     problem = judge.problem
     if problem.objective == "throughput" and not problem.load.slo.limits:
@@ -276,7 +283,7 @@ def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict 
         promised = dict.fromkeys(drafts, np.inf)
     in_vain = 0
     for draft in drafts:
-        hopeless = best is not None and promised[draft] * PROMISE_ERROR < best.rate_per_s
+        hopeless = best is not None and promised[draft] * PROMISE_KEPT < best.rate_per_s
         if hopeless or (promised[draft] < np.inf and in_vain == PATIENCE):
             break
         verdict, in_vain = judge.verdict(draft, best), in_vain + 1

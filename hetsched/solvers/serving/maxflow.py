@@ -87,6 +87,7 @@ class MaxFlow:
             yield starts[-1]
         if not starts:
             return
+        lessons = phases.workshop.lessons
         for moves in dict.fromkeys((apart, both)):
             for start in self._composed(phases, moves, seen):
                 starts.append(start)
@@ -98,13 +99,16 @@ class MaxFlow:
         if both is not apart:
             yield from self._climb(phases, both, tops[0], tops, seen, best, rng)
         known = 0  # states in a row that were seen before: where there are only such, all is done
-        composed_of = {both: 0, apart: 0}  # groups that were known when one was composed
+        composed_of: dict[Moves, tuple[int, int]] = {}
         for moves in cycle((both, apart)):
-            if composed_of[moves] < (groups := phases.tried):
-                composed_of[moves] = groups
-                for start in self._composed(phases, moves, seen):
-                    yield start
-                    yield from self._climb(phases, moves, start, tops, seen, best, rng)
+            if lessons != phases.workshop.lessons:
+                lessons = phases.workshop.lessons
+                best.clear()
+                tops[:] = sorted((standing_of(phases, top.state) for top in tops), key=lambda top: -top.value)
+                yield from tops
+            for start in self._composed_anew(phases, moves, seen, composed_of):
+                yield start
+                yield from self._climb(phases, moves, start, tops, seen, best, rng)
             chosen = tops[min(int(rng.exponential(1.0)), len(tops) - 1)]
             state = moves.shaken(chosen.state, int(rng.integers(1, self.shakes + 1)), rng)
             known = known + 1 if state in seen else 0
@@ -126,6 +130,15 @@ class MaxFlow:
             seen[state] = None
             yield standing_of(phases, state)
 
+    def _composed_anew(
+        self, phases: Phases, moves: Moves, seen: dict[State, None], composed_of: dict[Moves, tuple[int, int]]
+    ) -> Iterator[Standing]:
+        """The same, where more is known than when it was last; composed_of: what was."""
+        known = phases.workshop.lessons, phases.tried
+        if composed_of.get(moves) != known:
+            composed_of[moves] = known
+            yield from self._composed(phases, moves, seen)
+
     def _climb(
         self,
         phases: Phases,
@@ -137,8 +150,10 @@ class MaxFlow:
         rng: np.random.Generator,
     ) -> Iterator[Standing | None]:
         """From a state to better ones, the first that is found each time; `tops` has the best of where they end."""
-        improved = True
+        improved, lessons = True, 0  # what was worked out before the last lesson is so anew
         while improved:
+            if lessons != phases.workshop.lessons:
+                lessons, top = phases.workshop.lessons, standing_of(phases, top.state)
             improved, tried = False, 0
             for state in moves.of(top.state, top.loads, rng):
                 if state in seen:
@@ -147,6 +162,9 @@ class MaxFlow:
                 tried += 1
                 standing = better_of(phases, state, top.value * (1.0 + LEAST_GAIN), best)
                 yield standing
+                if lessons != phases.workshop.lessons:
+                    improved = True
+                    break
                 if standing is not None and standing.value > top.value * (1.0 + LEAST_GAIN):
                     top, improved = standing, True
                     break

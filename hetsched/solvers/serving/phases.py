@@ -61,21 +61,21 @@ class Phases:
         self._prompts = Layouts(workshop.inventory, problem.model, prompts, *shared, prompts=workshop.prompts)
         self._tokens = Layouts(workshop.inventory, problem.model, traffic, *shared, prefills=False)
         self._found: dict[tuple[str, Group], Replica | None] = {}
-        self._alike: dict[tuple[object, ...], tuple[Replica, list[int]] | None] = {}
+        self._made: dict[tuple[object, ...], list[tuple[Replica, list[int]]]] = {}  # of groups that are alike: layouts
+        self._alike: dict[tuple[object, ...], tuple[Replica, list[int]] | None] = {}  # the best of these
+        self._lessons = workshop.lessons
         self._places: dict[Replica, int] = {}  # numbers of `_known_places`
         self._known_places: dict[tuple[Place, ...], int] = {}
         self._ways: dict[tuple[int, int], KvUse] = {}
         self._patterns: dict[tuple[object, ...], tuple[KvUse, list[int]]] = {}
-        self._trust: dict[str, float] = {}
-
-    def trust(self, shares: dict[str, float]) -> None:
-        """From now on take so much of what the steady state says of replicas of a role."""
-        self._trust = dict(shares)
-        self._found.clear()
 
     def replica(self, group: Group, role: str) -> Replica | None:
         """The group's best replica of a role, None where it keeps no rate."""
         key = role, group
+        if self._lessons != self.workshop.lessons:
+            self._lessons = self.workshop.lessons
+            self._found.clear()
+            self._alike.clear()
         if key not in self._found:
             self._found[key] = self._best(group, role)
         return self._found[key]
@@ -99,15 +99,14 @@ class Phases:
             order = self._order(group)
             known = (role, workshop.inventory.key(order))
             if known not in self._alike:
-                best = self._worked_out(order, role)
-                place = {workshop.problem.cluster.devices[device].name: k for k, device in enumerate(order)}
-                self._alike[known] = (
-                    None if best is None else (best, [place[n] for s in best.stages for n in s.devices])
-                )
+                if known not in self._made:
+                    self._made[known] = self._worked_out(order, role)
+                made = [(workshop.corrected(replica), places) for replica, places in self._made[known]]
+                self._alike[known] = max(made, key=lambda each: each[0].rate_per_s, default=None)
             found = self._moved(self._alike[known], order)
         if found is None or found.rate_per_s <= 0.0:
             return None
-        return replace(found, rate_per_s=found.rate_per_s * self._trust.get(role, 1.0))
+        return found
 
     def _order(self, group: Group) -> list[int]:
         """The group's GPUs so that those of groups which are alike stand at equal places."""
@@ -127,7 +126,8 @@ class Phases:
         stages = tuple(Stage(stage.layers, tuple(next(names) for _ in stage.devices)) for stage in best.stages)
         return replace(best, stages=stages)
 
-    def _worked_out(self, devices: Sequence[int], role: str) -> Replica | None:
+    def _worked_out(self, devices: Sequence[int], role: str) -> list[tuple[Replica, list[int]]]:
+        """Replicas of these GPUs, and the places of their stages' GPUs among them."""
         if role == "prefill":
             found = [*self._prompts.pareto(devices, *FEW, COARSE), self._prompts.busiest(devices, *FEW)]
         else:
@@ -137,8 +137,11 @@ class Phases:
         if not layouts:
             single = (self._prompts if role == "prefill" else self._tokens).quickest(devices, 1.0)
             layouts = {tuple(single): None} if single is not None else {}
-        made = [self.workshop.made(stages, role) for stages in layouts]
-        return max(made, key=lambda replica: replica.rate_per_s, default=None)
+        place = {self.workshop.problem.cluster.devices[device].name: k for k, device in enumerate(devices)}
+        return [
+            (self.workshop.made(stages, role), [place[name] for stage in stages for name in stage.devices])
+            for stages in layouts
+        ]
 
     def way(self, source: Replica, target: Replica) -> KvUse:
         """The KV route between two replicas, a request taking so much more of it that `USABLE` of it is all of it."""

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from hetsched.cost.serving.replica import ReplicaTimes, replica_times
 from hetsched.cost.serving.steady import SteadyReplica, Traffic
@@ -63,6 +66,9 @@ class Workshop:
         shared = problem.precision, memory_fraction
         self.layouts = Layouts(self.inventory, problem.model, self.traffic, *shared, prompts=self.prompts)
         self.scored: dict[tuple[Group, ...], None] = {}  # divisions that a search came across
+        self.lessons = 0  # how often rates of replicas for one phase were learnt
+        self._learnt: dict[tuple[str, tuple[Any, ...]], float] = {}  # what share of the steady state's rate they keep
+        self._usual: dict[tuple[str, int], float] = {}  # by role and number of stages
         self._trust: dict[int, float] = {}
         self._made: dict[Group, list[Replica]] = {}
         self._patterns: dict[tuple[object, ...], Replica] = {}
@@ -80,6 +86,31 @@ class Workshop:
         self._trust = dict(shares)
         self._known.clear()
         self._alike.clear()
+
+    def learn(self, rates: Iterable[tuple[Replica, float]]) -> None:
+        """From now on take these rates, in requests a second, for replicas for one phase and all that are alike.
+
+        Others of as many stages are taken to keep as much of the steady state's rate as those that are known.
+        """
+        for replica, rate_per_s in rates:
+            steady = self.made(replica.stages, replica.role).rate_per_s
+            if replica.role != "both" and steady > 0.0:
+                self._learnt[replica.role, self.inventory.pattern(replica.stages)] = rate_per_s / steady
+        seen: dict[tuple[str, int], list[float]] = {}
+        for (role, pattern), share in self._learnt.items():
+            seen.setdefault((role, len(pattern)), []).append(share)
+        self._usual = {key: float(np.median(shares)) for key, shares in seen.items()}
+        self.lessons += 1
+
+    def corrected(self, replica: Replica) -> Replica:
+        """A replica for one phase, by what was learnt; one of more stages than were seen is as those."""
+        if not self._learnt:
+            return replica
+        share = self._learnt.get((replica.role, self.inventory.pattern(replica.stages)))
+        if share is None:
+            depths = [depth for role, depth in self._usual if role == replica.role and depth <= len(replica.stages)]
+            share = self._usual[replica.role, max(depths)] if depths else 1.0
+        return replace(replica, rate_per_s=replica.rate_per_s * share)
 
     def share_prompts(self, share: float) -> None:
         """From now on let prefill have so much of a limit on whole requests, and decode the rest."""
