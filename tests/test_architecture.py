@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": PLAN | {"algorithms"},
     "simulate": COST,
     "serving": (SOLVERS - {"problem"}) | {"budget", "simulate"},
-    "bound": COST | {"problem"},
+    "bound": COST | {"problem", "algorithms"},
     "solvers": SOLVERS - {"search"},
     "infeasible": COST | {"catalog", "problem"},
     "search": SOLVERS | {"bound", "infeasible"},

@@ -1,19 +1,37 @@
-"""Integer linear programmes, by HiGHS."""
+"""Linear programmes, of whole numbers or any, by HiGHS."""
 
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Floats = NDArray[np.float64]
 
 STDOUT = 1  # the descriptor
 MOST_NODES = 2**31 - 1
+SOLVED, INFEASIBLE = 0, 2  # what `milp` says of a programme
+
+Rows = tuple[Floats | csr_array, Floats | float, Floats]  # a matrix, and from what to what it times the variables is
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The best point found, None where there is none; and its costs.
+
+    solved: whether it is the best; infeasible: whether there surely is none.
+    """
+
+    at: Floats | None
+    costs: float
+    solved: bool
+    infeasible: bool
 
 
 def least(
@@ -34,17 +52,36 @@ def least(
     search tree, a limit that is the same on any machine.
     """
     count = len(costs) if whole is None else whole
+    found = solve(costs, [(rows, -inf, limits)], low, high, count, time_limit_s, gap, most_nodes).at
+    return None if found is None else np.concatenate([np.round(found[:count]), found[count:]])
+
+
+def solve(
+    costs: Floats,
+    rows: Sequence[Rows],
+    low: Floats | float,
+    high: Floats | float,
+    whole: int = 0,
+    time_limit_s: float = inf,
+    gap: float = 0.0,
+    most_nodes: int = MOST_NODES,
+) -> Point:
+    """x of the least costs @ x that keeps all rows, with low <= x <= high, the first `whole` of them whole numbers.
+
+    The rest is as for `least`.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import
 
     with unheard():
         found = milp(
             costs,
-            integrality=(np.arange(len(costs)) < count).astype(np.intp),
+            integrality=(np.arange(len(costs)) < whole).astype(np.intp),
             bounds=Bounds(low, high),
-            constraints=LinearConstraint(rows, ub=limits),
+            constraints=[LinearConstraint(matrix, least, most) for matrix, least, most in rows],
             options={"time_limit": time_limit_s, "mip_rel_gap": gap, "node_limit": most_nodes},
         )
-    return None if found.x is None else np.concatenate([np.round(found.x[:count]), found.x[count:]])
+    value = inf if found.fun is None else float(found.fun)
+    return Point(found.x, value, found.status == SOLVED, found.status == INFEASIBLE)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack, vstack
 
+from hetsched.algorithms.integer_programme import solve
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
@@ -130,8 +132,5 @@ class SharedNetwork:
 
 def _programme(goal: Floats, rows: Sequence[tuple[csr_array, Floats, Floats]], most: Floats) -> Floats | None:
     """The linear programme's best point from 0 to `most`, None where there is none: HiGHS."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    constraints = [LinearConstraint(matrix, low, high) for matrix, low, high in rows]
-    found = milp(goal, constraints=constraints, bounds=Bounds(np.zeros(len(goal)), most))
-    return None if found.x is None else np.maximum(found.x, 0.0)
+    found = solve(goal, rows, 0.0, most).at
+    return None if found is None else np.maximum(found, 0.0)

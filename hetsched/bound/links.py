@@ -141,12 +141,16 @@ class Reach:
         return rows[:, :2], rows[:, 2:]
 
     @cached_property
+    def _messages(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+        return self._pairs(False, False), self._pairs(True, False)
+
+    @cached_property
     def _steps(self) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
         return self._pairs(False, True), self._pairs(True, True)
 
     def hop(self, across: bool, forward_bytes: float, backward_bytes: float) -> Hop | None:
         """The best hop between parts, or inside one; None where there is no such hop."""
-        latency, bandwidth = self._pairs(across, False)
+        latency, bandwidth = self._messages[across]
         if not across and self.links.inside[0]:
             inside = np.array(self.links.inside[0])
             latency = np.concatenate([latency, np.repeat(inside[:, :1], 2, axis=1)])

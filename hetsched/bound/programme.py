@@ -2,12 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from hetsched.algorithms.integer_programme import solve
 from hetsched.cluster import Floats, Indices
-
-SOLVED, INFEASIBLE = 0, 2  # what `milp` says of a programme
 
 Values = Floats | Indices | NDArray[np.bool_] | float
 
@@ -52,7 +50,7 @@ class Rows:
         matrix = coo_array((np.concatenate(self._values), at), shape=shape).tocsr()
         wanted = np.zeros(self._variables)
         wanted[variables] = -1
-        found = milp(wanted, constraints=LinearConstraint(matrix, ub=self._limits))
-        if found.status == SOLVED:
-            return -float(found.fun or 0.0)
-        return -np.inf if found.status == INFEASIBLE else np.inf
+        found = solve(wanted, [(matrix, -np.inf, np.array(self._limits))], 0.0, np.inf)
+        if found.solved:
+            return -found.costs
+        return -np.inf if found.infeasible else np.inf

@@ -143,16 +143,17 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             min(team.forward_s for team in allowed),
             min(team.first for team in allowed) + min(team.last for team in allowed),
             min(team.update_s for team in allowed),
-            _cases(allowed, wastes),
+            _cases(allowed, wastes, bool(cluster.measured.curves.between or cluster.network.per_device)),
             tuple(allowed),
         )
 
 
-def _cases(teams: list[TeamSpeed], wastes: list[float]) -> tuple[Case, ...]:
+def _cases(teams: list[TeamSpeed], wastes: list[float], apart: bool) -> tuple[Case, ...]:
     """Where some pipeline is lean; else, where some first or last stage of several is; and where none of these is.
 
     In the first, each block's ring has a lean team, and in the second a tied embedding's. In the last, pipelines are
-    told apart by whether their last team wastes `GREATER` times as much as any must.
+    told apart by whether their last team wastes `GREATER` times as much as any must. apart: whether nodes exchange more
+    the more GPUs do so at once; else that is all one.
     """
     lean = [team for team, waste in zip(teams, wastes, strict=True) if waste <= team.blocks_per_s * (1 / ROUNDING - 1)]
     narrow, wide = (max(team.degree for team in some) for some in (lean, teams))
@@ -167,6 +168,8 @@ def _cases(teams: list[TeamSpeed], wastes: list[float]) -> tuple[Case, ...]:
         return tuple(replace(make, team=fastest, waste=waste, second_waste=more) for fastest, waste in tops)
 
     one = makes(Make.of(teams, teams, teams), least, 0.0)
+    if not apart:
+        return (Case((without, *one), wide, wide, narrow),)
     several: tuple[Make, ...] = ()
     for great in (False, True):
         lasts = [(team, waste) for team, waste in wasteful if (waste >= GREATER * least) == great]
