@@ -40,6 +40,7 @@ class ChainRings:
         self._stages, self._model, self._zero = stages, stages.model, stages.options.zero
         self._sizes: dict[tuple[int, int], tuple[float, float]] = {}
         self._free: dict[tuple[float, tuple[int, ...]], float] = {}
+        self._shared: dict[tuple[float, tuple[int, ...], tuple[int, ...]], float] = {}
 
     def of(
         self,
@@ -100,11 +101,23 @@ class ChainRings:
         tied = self._model.tied_parameters > 0
         lanes = gradient_lanes(rings.members, rings.nodes, rings.degrees, self._zero, tied)
         all_reduces = list(zip(rings.members, rings.sizes, lanes, strict=True))
-        reductions = [self._all_reduce_s(rings, ring, gradients, flows) for ring, (gradients, _), flows in all_reduces]
+        reductions = [self._shared_s(rings, ring, gradients, flows) for ring, (gradients, _), flows in all_reduces]
         if self._zero != GATHERED_WEIGHTS:
             return reductions, []
-        gathers = [self._all_reduce_s(rings, ring, weights, flows) / 2 for ring, (_, weights), flows in all_reduces]
+        gathers = [self._shared_s(rings, ring, weights, flows) / 2 for ring, (_, weights), flows in all_reduces]
         return reductions, gathers
+
+    def _shared_s(self, rings: Rings, ring: list[int], size_bytes: float, lanes: Lanes) -> float:
+        nodes, pairs, out, into = [rings.nodes[stage] for stage in ring], lanes.pairs, lanes.out, lanes.into
+        around = zip(nodes, [*nodes[1:], nodes[0]], strict=True)
+        flows = [count for i, j in around if i != j for count in (pairs[i, j], out[i], into[j])]
+        key = size_bytes, tuple([rings.groups[stage] for stage in ring]), tuple(flows)
+        seconds = self._shared.get(key)
+        if seconds is None:
+            if len(self._shared) > MOST_REMEMBERED:
+                self._shared.clear()
+            seconds = self._shared[key] = self._all_reduce_s(rings, ring, size_bytes, lanes)
+        return seconds
 
     def _all_reduce_s(self, rings: Rings, ring: list[int], size_bytes: float, lanes: Lanes) -> float:
         nodes = [rings.nodes[stage] for stage in ring]

@@ -72,6 +72,7 @@ class RooflineChains(RooflineStages):
         self._facts: dict[Chain, _Facts] = {}
         self._patterns: dict[tuple[tuple[int, int], ...], int] = {}
         self._played: dict[_Played, list[float]] = {}
+        self._prices: dict[tuple[Chain, ...], tuple[float, float, float]] = {}  # both, and what limit they are for
 
     def move_s(self, chains: Sequence[Chain]) -> float:
         """See `ChainPricer`; measured."""
@@ -87,9 +88,13 @@ class RooflineChains(RooflineStages):
 
     def stand(self, chains: Sequence[Chain], limit_s: float = inf, near: Standing | None = None) -> Standing:
         """See `ChainPricer`."""
-        chains = list(chains)
-        seconds, guide_s = self._seconds(chains, limit_s)
-        return Standing(chains, seconds, guide_s)
+        chains, key = list(chains), tuple(chains)
+        known = self._prices.get(key)
+        if known is None or (known[0] == inf and limit_s > known[2]):
+            if len(self._prices) > MOST_REMEMBERED:
+                self._prices.clear()
+            known = self._prices[key] = (*self._seconds(chains, limit_s), limit_s)
+        return Standing(chains, known[0], known[1])
 
     # ---- one pipeline
 
