@@ -95,9 +95,9 @@ def _changes(iteration: Iteration) -> Iterator[tuple[str, str, Iteration]]:
     p = slowest_pipeline(iteration)
     s = busiest_stage(works[p])
     halved = [list(line) for line in placement.works]
-    work, quiet = halved[p][s], _works(placement, plan.options.recompute, talks=False)[p][s]
+    work, alone = halved[p][s], _works(placement, plan.options.recompute, talks=False)[p][s]
     halved[p][s] = StageWork(
-        work.forward_s - quiet.forward_s / 2, work.backward_s - quiet.backward_s / 2, work.tensor_parallel_s
+        work.forward_s - alone.forward_s / 2, work.backward_s - alone.backward_s / 2, work.tensor_parallel_s
     )
     what = f"stage {s} of {plan.pipelines[p].name}, its busiest, computing twice as fast"
     yield "fast_stage", what, _replayed(iteration, halved)

@@ -5,6 +5,9 @@ as starts, the baseline's and those of `grid_starts`, and `tilings`; then island
 begin with layers that all pipelines of like layers shift alike. Of many devices tilings alone.
 
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
+
+It is to be no worse than any solver alone; by the price of published formulas, and under the roofline as played, since
+the best as played of a search's best is what a plan is made of (`finish.best_played`).
 """
 
 from collections.abc import Iterable, Iterator
