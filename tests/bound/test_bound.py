@@ -97,6 +97,38 @@ def test_no_plan_of_all_beats_it(seed: int) -> None:
     assert 0.2 * best <= bound <= best / NEARLY
 
 
+def wide_cluster(rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob) -> Cluster:
+    """One kind of GPU in one region; teams of more GPUs compute faster or slower, and send more or as much at once."""
+    gpu = find_gpu("A100-SXM-80GB", "test")
+    nodes = tuple(Node(f"n{k}", "r", (gpu,) * count) for k, count in enumerate(counts))
+    bandwidth = np.exp(rng.uniform(np.log(3e7), np.log(3e10), (len(counts), len(counts))))
+    times = np.exp(rng.uniform(np.log(1e-3), np.log(0.05), (3, 3)))
+    faster = rng.uniform(0.5, 1.2, 3).cumprod()  # none, of degrees 1 to 3
+    training = {
+        (ModelShape.of(model, job), gpu.kind, degree): TrainingProfile(
+            {1: PartTimes(*(PassTimes(*part.tolist()) for part in times * faster[degree - 1]))}
+        )
+        for degree in (1, 2, 3)
+    }
+    speeds = np.sort(np.exp(rng.uniform(np.log(0.05), np.log(20), 3)))
+    curves = {flows: BandwidthCurve((-0.2, 2.0, float(speed)), 5e10) for flows, speed in enumerate(speeds, start=1)}
+    between = {(gpu.kind, gpu.kind, flows): curve for flows, curve in curves.items()}
+    measured = Measurements(training, BandwidthCurves({(gpu.kind, flows): curves[flows] for flows in (2, 3)}, between))
+    return Cluster("wide", nodes, Network(bandwidth, np.full_like(bandwidth, 1e-5)), measured=measured)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_plan_of_wide_teams_beats_it(seed: int) -> None:
+    """Where some waste speed, and rings and messages are as fast as the smaller of two is wide."""
+    rng = np.random.default_rng(seed)
+    model, job = tiny_model(rng, 2), TrainingJob(3, 256)
+    cluster = wide_cluster(rng, [(2, 2), (3, 1)][seed % 2], model, job)
+    problem = Problem(cluster, model, job, Choices(micro_batch=1, recompute=False))
+    options = [Options(schedule, False, zero) for schedule, zero in product(("1f1b", "gpipe"), (2, 3))]
+    best = min(Roofline().price(cluster, plan).iteration_s for plan in every_plan(cluster, model, job, options))
+    assert 0.2 * best <= lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
+
+
 def with_teams(plan: Plan, rng: np.random.Generator) -> Plan:
     """The plan with some stages on two devices: neighbours in a pipeline whose devices share a node become one."""
     pipelines = []
