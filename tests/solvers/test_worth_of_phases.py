@@ -79,3 +79,21 @@ def test_alike_groups_get_alike_replicas() -> None:
     assert other is not None
     assert other.stages == tuple(replace(stage, devices=("a/1",)) for stage in one.stages)
     assert other.rate_per_s == one.rate_per_s
+
+
+def test_what_replicas_do_is_learnt_for_those_that_are_alike_and_as_deep() -> None:
+    """A search that asks for a group's replica again gets the rate that simulation gave a like one."""
+    made = workshop(Slo())
+    phases = Phases(made)
+    before = {role: phases.replica(frozenset({0}), role) for role in ("prefill", "decode", "both")}
+    decode = before["decode"]
+    assert decode is not None
+    made.learn([(decode, 0.8 * decode.rate_per_s)])
+    for role, replica in before.items():
+        assert replica is not None
+        for group in (frozenset({0}), frozenset({1})):
+            after = phases.replica(group, role)
+            assert after is not None
+            assert after.rate_per_s == pytest.approx(replica.rate_per_s * (0.8 if role == "decode" else 1.0))
+    other = replace(decode, rate_per_s=100.0, stages=(replace(decode.stages[0], layers=(0, 1)),))
+    assert made.corrected(other).rate_per_s == pytest.approx(80.0)
