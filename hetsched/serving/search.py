@@ -25,7 +25,7 @@ FIRST = 0.4  # of the steps, before the steady state is measured against the sim
 LESSONS = (0.15, 0.35, 0.55, 0.75, 1.0)  # of the steps of a search for both phases apart, when the best are measured
 PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
-PATIENCE = 1  # drafts that are played in a row and are not better
+PATIENCE = 2  # drafts that are played in a row and are not better
 PROMISE_KEPT = 0.97  # of what its replicas do by themselves a plan of many does about so much, and hardly ever more
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
 BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
@@ -273,7 +273,7 @@ def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict 
     """The best by simulation, of these and of the one before.
 
     Where requests a second are all that counts, the most promising first; those that promise no more are not played,
-    and it ends where one was not better.
+    and it ends where some in a row were not better.
     """
     problem = judge.problem
     if problem.objective == "throughput" and not problem.load.slo.limits:
