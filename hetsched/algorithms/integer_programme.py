@@ -40,7 +40,6 @@ def least(
     limits: Floats,
     low: Floats,
     high: Floats,
-    time_limit_s: float = inf,
     gap: float = 0.0,
     whole: int | None = None,
     most_nodes: int = MOST_NODES,
@@ -52,7 +51,7 @@ def least(
     search tree, a limit that is the same on any machine.
     """
     count = len(costs) if whole is None else whole
-    found = solve(costs, [(rows, -inf, limits)], low, high, count, time_limit_s, gap, most_nodes).at
+    found = solve(costs, [(rows, -inf, limits)], low, high, count, gap, most_nodes).at
     return None if found is None else np.concatenate([np.round(found[:count]), found[count:]])
 
 
@@ -62,7 +61,6 @@ def solve(
     low: Floats | float,
     high: Floats | float,
     whole: int = 0,
-    time_limit_s: float = inf,
     gap: float = 0.0,
     most_nodes: int = MOST_NODES,
 ) -> Point:
@@ -78,7 +76,7 @@ def solve(
             integrality=(np.arange(len(costs)) < whole).astype(np.intp),
             bounds=Bounds(low, high),
             constraints=[LinearConstraint(matrix, least, most) for matrix, least, most in rows],
-            options={"time_limit": time_limit_s, "mip_rel_gap": gap, "node_limit": most_nodes},
+            options={"mip_rel_gap": gap, "node_limit": most_nodes},
         )
     value = inf if found.fun is None else float(found.fun)
     return Point(found.x, value, found.status == SOLVED, found.status == INFEASIBLE)

@@ -22,7 +22,7 @@ MOST_CLASSES = 3  # of machines in a design
 LARGEST = 4  # times the memory that holds the model
 MOST_DESIGNS = 150  # of several machines
 ROUNDED = 1e-9
-SECONDS, GAP = 5.0, 1e-4  # of an integer programme: at most, and how near is enough
+GAP, MOST_NODES = 1e-4, 2000  # of an integer programme: how near is enough, and nodes of its tree at most
 
 Part = tuple[int, str, int]  # GPUs of one machine: its class, their kind and number
 
@@ -204,7 +204,9 @@ class Market:
         low = np.array([0.0] * len(keys) + [float(at_least.get(number, 0)) for number in numbers])
         high = [inf] * len(keys) + [float(at_most.get(number, len(self._nodes[number]))) for number in numbers]
         finite = np.isfinite(highs)
-        found = least(worth, np.array(rows)[finite], np.array(highs)[finite], low, np.array(high), SECONDS, GAP)
+        found = least(
+            worth, np.array(rows)[finite], np.array(highs)[finite], low, np.array(high), gap=GAP, most_nodes=MOST_NODES
+        )
         if found is None:
             return None
         times = {key: int(count) for key, count in zip(keys, found[: len(keys)], strict=True) if count}
