@@ -14,7 +14,7 @@ from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
 from hetsched.problem import MICRO_BATCHES, Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
-from hetsched.simulate.training import simulate_iteration
+from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers.base import Solver
 
 MOST_PLAYED = 400_000  # passes: some seconds
@@ -79,11 +79,6 @@ def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
     _, number, seconds = min(played)
     best = result.finalists[number]
     return replace(result, best=best.plan, cost=best.cost, played_s=seconds)
-
-
-def passes_of(plan: Plan) -> int:
-    """Forwards and backwards of all its stages."""
-    return sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
 
 
 def bounded(problem: Problem, model: CostModel, result: Result) -> Result:

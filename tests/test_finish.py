@@ -10,10 +10,10 @@ from hetsched.catalog import find_model
 from hetsched.cluster import Cluster
 from hetsched.cost import COST_MODELS
 from hetsched.cost.base import CostModel
-from hetsched.finish import MOST_PLAYED, best_played, passes_of
+from hetsched.finish import MOST_PLAYED, best_played
 from hetsched.problem import Choices, Problem
 from hetsched.search import MOST_ALIKE, MOST_FINALISTS, NEAR_BEST, MaxSteps, solve
-from hetsched.simulate.training import simulate_iteration
+from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers import SOLVERS
 from hetsched.solvers.base import Candidate
 from hetsched.workload import TrainingJob

@@ -53,7 +53,8 @@ def _corners(lines: list[Line], cap: Floats, low: Floats, high: Floats) -> Itera
 class Kind:
     """Pipelines of one kind: each does at most the least of `lines` and of cap, (n, S); -inf where there are none.
 
-    nest: the smallest of some nested parts of the cluster that it keeps to, by number from the innermost.
+    make: what its teams do and waste. nest: the smallest of some nested parts of the cluster that it keeps to, by
+    number from the innermost.
     """
 
     lines: list[Line]
@@ -86,8 +87,7 @@ def can_do(
     speed says how many they can do: x · the speed of all + replicas · the most that one does less what its speed costs
     (weak duality). Kinds that keep to nested parts, with devices whose speeds add up to `nests`, each (n,), may pay
     more the further inside: besides the outermost price for all devices that is, for those of each part, what its price
-    is more than the next one's. single: some pipeline of the innermost kinds has one stage. shares:
-    prices to try.
+    is more than the next one's. single: some pipeline of the innermost kinds has one stage. shares: prices to try.
     """
     every = float(level.device.sum())
     usual = np.clip(every / replicas / level.team, stages.min(), stages.max())

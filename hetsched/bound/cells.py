@@ -198,8 +198,7 @@ class Cell:
     def _ways(
         self, parts: Parts, at: NDArray[np.intp], local: int, home: bool, outer: Outer | None, lean: bool
     ) -> tuple[list[Way], list[Floats]]:
-        """How pipelines go across, lean ones or any; and by 6 (K = 1), from the inside, what nested parts have that
-        some keep to."""
+        """How pipelines go across, lean ones or any; and by 6 (K = 1), from the inside, the speeds of nested parts."""
         stages, replicas = self.stages, self.replicas[at]
         visits = local if home and local > 1 else local - 1
         least = np.minimum(np.maximum(np.ceil(stages / parts.largest) - 1, max(visits, 0)), stages - 1)

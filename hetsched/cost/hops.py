@@ -54,8 +54,11 @@ class Link:
     apart: Hop
 
     def hop(self, share: float, pace_s: float, full: bool) -> Hop:
-        """As a hop whose messages meet; full: whether so many go each way that no more get through than in the long
-        run. A message that is there before another can follow it has a latency below 0."""
+        """As a hop whose messages meet.
+
+        full: whether so many go each way that no more get through than in the long run. A message that is there before
+        another can follow it has a latency below 0.
+        """
         there, back = self.there, self.back
         if not there.meets and not back.meets:
             return self.apart

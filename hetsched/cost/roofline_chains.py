@@ -72,7 +72,7 @@ class RooflineChains(RooflineStages):
         self._facts: dict[Chain, _Facts] = {}
         self._patterns: dict[tuple[tuple[int, int], ...], int] = {}
         self._played: dict[_Played, list[float]] = {}
-        self._prices: dict[tuple[Chain, ...], tuple[float, float, float]] = {}  # both, and what limit they are for
+        self._prices: dict[tuple[Chain, ...], tuple[float, float, float]] = {}  # seconds and guide, and the limit then
 
     def move_s(self, chains: Sequence[Chain]) -> float:
         """See `ChainPricer`; measured."""
@@ -192,7 +192,7 @@ class RooflineChains(RooflineStages):
         return hops_of([self.links[link] for link in links], work, share, self.options)
 
     def _play(self, new: dict[_Played, tuple[list[StageWork], list[Hop]]]) -> None:
-        """When each stage has ended its last backward and its message has left."""
+        """From now on `_played` says when each stage has ended its last backward and its message has left."""
         for key, (work, hops) in new.items():
             self._played[key] = play(self.options.schedule, work, hops, key[1], self.options.overlap)
 

@@ -66,11 +66,16 @@ def simulate_iteration(
     """
     placement = place(cluster, plan)
     run = Run(placement, kinds_apart, record)
-    total = sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
+    total = passes_of(plan)
     run.clock.run(None if watch is None else lambda: watch(run.passes, total))
     times = [[stage.times for stage in line] for line in run.stages]
     exact = _each_alone(placement, kinds_apart) and not run.wiring.shared
     return Simulation(placement, times, run.reductions, exact, run.clock.events, run.events or [])
+
+
+def passes_of(plan: Plan) -> int:
+    """Forwards and backwards of all its stages."""
+    return sum(2 * pipeline.micro_batches * len(pipeline.stages) for pipeline in plan.pipelines)
 
 
 def simulated_cost(

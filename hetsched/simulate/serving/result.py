@@ -66,9 +66,8 @@ class ServingRun:
 
     first_s, finish_s: when a request had its first and its last token, nan where it was rejected; begun_s: since when
     it was decoded, later than first_s where its KV was handed on; decoded_before: tokens that decode steps of its
-    replica had made by then; entry, replica: the positions of the pipelines that
-    it came to and that finished it. span_s: from the first arrival to the last token.
-    moments: the life of the request that was recorded.
+    replica had made by then; entry, replica: the positions of the pipelines that it came to and that finished it.
+    span_s: from the first arrival to the last token. moments: the life of the request that was recorded.
     """
 
     plan: ServingPlan
