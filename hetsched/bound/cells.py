@@ -24,7 +24,7 @@ from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
 Flags = NDArray[np.bool_]
-Divisions = Callable[[int], Sequence[Reach]]  # of the cluster, where one of two teams has so many GPUs at most
+Divided = Callable[[int], Sequence[Reach]]  # each division's links, where one of two teams has so many GPUs at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Cell:
         memory_fraction: float,
         sizes: MessageSizes,
         case: Case,
-        divisions: Divisions,
+        divided: Divided,
         networks: NodeNetworks | None,
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
@@ -112,7 +112,7 @@ class Cell:
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)
         self.makes = case.makes
         widths = int(level.degree.max()), case.lean, case.rings, case.tied
-        every, lean, rings, tied = map(divisions, widths)
+        every, lean, rings, tied = map(divided, widths)
         self.parts = [
             Parts(*reaches, self.replicas, sizes, at_node)
             for reaches in (zip(every, lean, rings, tied, strict=True) if len(self.replicas) else ())

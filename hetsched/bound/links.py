@@ -183,19 +183,25 @@ class Reach:
         return np.where(members < 2, 0.0, least)
 
 
-def reaches(cluster: Cluster, widest: int) -> Sequence[Reach]:
+def reaches(cluster: Cluster, divisions: Sequence[Indices], widest: int) -> Sequence[Reach]:
+    """The best links of each of these divisions; widest: see `Links`."""
+    links = Links(cluster, widest)
+    return [Reach(links, part) for part in divisions]
+
+
+def divisions_of(cluster: Cluster) -> list[Indices]:
     """The divisions to look at: into nodes, where these have several GPUs, into regions, and into groups of regions.
 
-    Groups are joined by the best link between them, one by one; of the divisions on the way, those are taken where the
-    next link is slowest next to the one before. widest: see `Links`.
+    Each is (nodes,), the part of each node. Groups are joined by the best link between them, one by one; of the
+    divisions on the way, those are taken where the next link is slowest next to the one before.
     """
-    links = Links(cluster, widest)
+    links = Links(cluster, max(len(node.gpus) for node in cluster.nodes))
     numbers = {region: number for number, region in enumerate(cluster.regions)}
     region = np.array([numbers[node.region] for node in cluster.nodes])
     parts = [region, *_grouped(links, region)]
     if any(len(node.gpus) > 1 for node in cluster.nodes) and len(numbers) < len(cluster.nodes):
         parts.append(np.arange(len(cluster.nodes)))
-    return [Reach(links, part) for part in parts]
+    return parts
 
 
 def _grouped(links: Links, region: Indices) -> list[Indices]:

@@ -65,7 +65,7 @@ import numpy as np
 
 from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
-from hetsched.bound.links import Links, reaches
+from hetsched.bound.links import Links, divisions_of, reaches
 from hetsched.bound.node_classes import forward_share, node_classes
 from hetsched.bound.node_rows import Load
 from hetsched.bound.nodes import NodeNetworks
@@ -88,18 +88,18 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     choices = problem.choices
     zeros = (2, 3) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
-    divisions = cache(partial(reaches, problem.cluster))
+    divided = cache(partial(reaches, problem.cluster, divisions_of(problem.cluster)))
     most = max(len(node.gpus) for node in problem.cluster.nodes)
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         sizes = MessageSizes.of(problem.model, job, choices.compression)
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule in problem.schedules:
-                networks = _networks(problem, job, schedule, sizes, level, divisions(most)[0].links)
+                networks = _networks(problem, job, schedule, sizes, level, divided(most)[0].links)
                 for zero in zeros:
                     options = Options(schedule, recompute, zero, choices.compression)
                     for case in level.cases:
-                        cell = Cell(problem, job, options, level, memory_fraction, sizes, case, divisions, networks)
+                        cell = Cell(problem, job, options, level, memory_fraction, sizes, case, divided, networks)
                         if len(cell.replicas) and len(cell.stages):
                             yield cell
 

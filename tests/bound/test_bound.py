@@ -97,10 +97,12 @@ def test_no_plan_of_all_beats_it(seed: int) -> None:
     assert 0.2 * best <= bound <= best / NEARLY
 
 
-def wide_cluster(rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob) -> Cluster:
-    """One kind of GPU in one region; teams of more GPUs compute faster or slower, and send more or as much at once."""
+def wide_cluster(
+    rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob, regions: int
+) -> Cluster:
+    """One kind of GPU; teams of more GPUs compute faster or slower, and send more or as much at once."""
     gpu = find_gpu("A100-SXM-80GB", "test")
-    nodes = tuple(Node(f"n{k}", "r", (gpu,) * count) for k, count in enumerate(counts))
+    nodes = tuple(Node(f"n{k}", f"r{k % regions}", (gpu,) * count) for k, count in enumerate(counts))
     bandwidth = np.exp(rng.uniform(np.log(3e7), np.log(3e10), (len(counts), len(counts))))
     times = np.exp(rng.uniform(np.log(1e-3), np.log(0.05), (3, 3)))
     faster = rng.uniform(0.5, 1.2, 3).cumprod()  # none, of degrees 1 to 3
@@ -117,12 +119,18 @@ def wide_cluster(rng: np.random.Generator, counts: tuple[int, ...], model: Model
     return Cluster("wide", nodes, Network(bandwidth, np.full_like(bandwidth, 1e-5)), measured=measured)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_no_plan_of_wide_teams_beats_it(seed: int) -> None:
-    """Where some waste speed, and rings and messages are as fast as the smaller of two is wide."""
+@pytest.mark.parametrize(
+    ("seed", "counts", "regions"),
+    [*((seed, [(2, 2), (3, 1)][seed % 2], 1) for seed in range(6)), (6, (2, 2, 1), 3)],
+)
+def test_no_plan_of_wide_teams_beats_it(seed: int, counts: tuple[int, ...], regions: int) -> None:
+    """Where some waste speed, and rings and messages are as fast as the smaller of two is wide.
+
+    Of three regions two may be joined by their link for wide teams, where all are alike for narrow ones.
+    """
     rng = np.random.default_rng(seed)
     model, job = tiny_model(rng, 2), TrainingJob(3, 256)
-    cluster = wide_cluster(rng, [(2, 2), (3, 1)][seed % 2], model, job)
+    cluster = wide_cluster(rng, counts, model, job, regions)
     problem = Problem(cluster, model, job, Choices(micro_batch=1, recompute=False))
     options = [Options(schedule, False, zero) for schedule, zero in product(("1f1b", "gpipe"), (2, 3))]
     best = min(Roofline().price(cluster, plan).iteration_s for plan in every_plan(cluster, model, job, options))
