@@ -118,8 +118,10 @@ def _on_inventory(arenas: Arenas) -> Iterator[Place]:
 
 
 def _hand(classes: list[int], grid: Grid, width: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """The groups of a grid's pipelines; each of its places stands for `width` devices of a class."""
-    return tuple(tuple((classes[device],) * width for device in pipeline) for pipeline in zip(*grid, strict=True))
+    """The groups of a grid's pipelines; each of its places stands for `width` devices from that one on."""
+    return tuple(
+        tuple(tuple(classes[device : device + width]) for device in pipeline) for pipeline in zip(*grid, strict=True)
+    )
 
 
 class _Grids:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +98,20 @@ def test_candidates_are_plans_as_asked_for_at_their_price(problem: Problem, solv
 @pytest.mark.parametrize(("solver", "model"), PAIRS)
 def test_equal_seeds_give_equal_trajectories(problem: Problem, solver: str, model: str) -> None:
     assert trajectory(problem, solver, model, 3) == trajectory(problem, solver, model, 3)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_links_measured_between_single_gpus(random_cluster: MakeCluster, solver: str) -> None:
+    """A plan's stages may be of several GPUs of a node, no two of them alike."""
+    nodes, model, rng = random_cluster(1, (2, 1, 4)), Roofline(), np.random.default_rng(1)
+    links = {
+        (i, j): (np.exp(rng.uniform(np.log(3e7), np.log(2e9), size)), rng.uniform(1e-4, 0.2, size))
+        for (i, one), (j, other) in product(enumerate(nodes.nodes), repeat=2)
+        for size in [(len(one.gpus), len(other.gpus))]
+    }
+    cluster = replace(nodes, network=replace(nodes.network, per_device=links))
+    result = solve(Problem(cluster, model_of("gpt2"), TrainingJob(24, 256)), SOLVERS[solver], model, stop=MaxSteps(40))
+    assert model.price(cluster, result.best) == result.cost
 
 
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "megatron"])
