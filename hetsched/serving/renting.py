@@ -12,8 +12,9 @@ from hetsched.budget import part_of, require_prices
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.serving.choice import mode_of
+from hetsched.serving.finalists import best_of, promises
 from hetsched.serving.judge import Judge, Verdict
-from hetsched.serving.search import ServingResult, allowed, best_of, promises
+from hetsched.serving.search import ServingResult, allowed
 from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving.market import Market, Rental
 from hetsched.solvers.serving.workshop import Group, Workshop

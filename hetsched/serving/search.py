@@ -9,6 +9,7 @@ import numpy as np
 
 from hetsched.cost.serving.replica import ReplicaTimes
 from hetsched.serving.choice import KINDS, mode_of
+from hetsched.serving.finalists import best_of, flowing, flows, judged, measured, most_promising, promises
 from hetsched.serving.judge import Judge, Verdict, polished
 from hetsched.serving.nearest import nothing_fits, slo_missed
 from hetsched.serving.rehearsal import Rehearsal
@@ -16,17 +17,14 @@ from hetsched.serving_problem import ServingProblem
 from hetsched.solvers.serving import SERVING_SOLVERS
 from hetsched.solvers.serving.base import ServingSolver
 from hetsched.solvers.serving.neighbours import grown
-from hetsched.solvers.serving.phases import Phases
-from hetsched.solvers.serving.workshop import Draft, Group, Replica, Workshop
+from hetsched.solvers.serving.workshop import Draft, Group, Workshop
 from hetsched.workload import Slo
 
-FINALISTS, RIVALS = 4, 8  # drafts that are simulated: of the solver, and of the baseline
+FINALISTS = 4  # drafts that are simulated of a solver
 FIRST = 0.4  # of the steps, before the steady state is measured against the simulator
 LESSONS = (0.15, 0.35, 0.55, 0.75, 1.0)  # of the steps of a search for both phases apart, when the best are measured
 PLAYS, LIMITED_PLAYS = 60, 12  # of replicas by themselves; with an SLO each is played at several rates
 TIGHTER = 0.9  # the limits of a search for attainment, over what equal replicas keep
-PATIENCE = 2  # drafts that are played in a row and are not better
-PROMISE_KEPT = 0.97  # of what its replicas do by themselves a plan of many does about so much, and hardly ever more
 USUAL = {"colocated": ("genetic",), "disaggregated": ("maxflow",), "auto": ("genetic", "maxflow")}
 BASELINES = {"colocated": ("uniform",), "disaggregated": ("uniform", "distserve"), "auto": ("uniform", "distserve")}
 
@@ -94,9 +92,11 @@ def plan_serving(
             Workshop(tighter, memory_fraction, reference, starts),
             Judge(tighter, reference, seed=seed),
         )
-    if rivals and problem.mode != "disaggregated":
-        equal = _judged(judge, _equal_replicas(measuring, workshop, problem), modes.get("colocated"))
-        modes |= {} if equal is None else {"colocated": polished(judge, equal)}
+    for name, known in baselines.items():
+        verdict = judged(judge, _refined(name, measuring, workshop, problem), known)
+        baselines[name] = verdict = None if verdict is None else polished(judge, verdict)
+        if verdict is not None and allowed(problem, verdict):
+            modes[mode_of(verdict.draft.plan)] = verdict
     before = dict(modes)
     steps = 0
     for number, (each, total) in enumerate(zip(solvers, totals, strict=True), 1):
@@ -106,7 +106,7 @@ def plan_serving(
         drafts = [_asked(draft, problem) for draft in drafts]
         steps += search.steps
         for kind in KINDS:
-            verdict = _judged(judge, _of(drafts, kind), modes.get(kind))
+            verdict = judged(judge, _of(drafts, kind), modes.get(kind))
             if verdict is not None:
                 modes[kind] = verdict
     modes = {k: verdict if verdict is before.get(k) else polished(judge, verdict) for k, verdict in modes.items()}
@@ -134,11 +134,16 @@ def _asked(draft: Draft, problem: ServingProblem) -> Draft:
     return replace(draft, plan=replace(draft.plan, workload=problem.load))
 
 
-def _equal_replicas(judge: Judge, workshop: Workshop, problem: ServingProblem) -> list[Draft]:
-    """Finalists of equal replicas, requests shared by what they keep in simulation: all that `--solver uniform` has."""
-    drafts = SERVING_SOLVERS["uniform"].search(workshop, np.random.default_rng(judge.seed))
-    measured = [_measured(judge, workshop, draft) for draft in _best([d for d in drafts if d], 2 * FINALISTS)]
-    return [_asked(draft, problem) for draft in _best(measured, FINALISTS)]
+def _refined(name: str, judge: Judge, workshop: Workshop, problem: ServingProblem) -> list[Draft]:
+    """Finalists of a baseline with the shares that a search would give them: by what replicas do in simulation."""
+    solver = SERVING_SOLVERS[name]
+    drafts = [draft for draft in solver.search(workshop, np.random.default_rng(judge.seed)) if draft]
+    first = most_promising(drafts, 2 * FINALISTS)
+    if solver.apart:
+        found = flowing(judge, workshop, first) if flows(problem) else []
+    else:
+        found = [measured(judge, workshop, draft) for draft in first]
+    return [_asked(draft, problem) for draft in most_promising(found, FINALISTS)]
 
 
 def _tightened(problem: ServingProblem, judge: Judge, known: Iterable[Verdict]) -> ServingProblem:
@@ -177,7 +182,9 @@ class _Search:
             search = self.solver.search(self.workshop, rng)
             for share in LESSONS:
                 more = self._run(search, drafts, share, watch)
-                drafts = [draft for kind in KINDS for draft in self._flows(_best(_of(drafts, kind), FINALISTS))]
+                drafts = [
+                    draft for kind in KINDS for draft in self._flows(most_promising(_of(drafts, kind), FINALISTS))
+                ]
                 if not more:
                     break
             return drafts
@@ -185,23 +192,14 @@ class _Search:
             self._measure(drafts)
             self._run(self.solver.search(self.workshop, rng), drafts, 1.0, watch)
         if self.problem.objective == "cost" or not self.workshop.scored:
-            drafts = [_measured(self.judge, self.workshop, draft) for draft in _best(drafts, 2 * FINALISTS)]
-            return _best(drafts, FINALISTS)
+            drafts = [measured(self.judge, self.workshop, draft) for draft in most_promising(drafts, 2 * FINALISTS)]
+            return most_promising(drafts, FINALISTS)
         plays = LIMITED_PLAYS if self.problem.load.slo.limits else PLAYS
-        first = [self._groups(draft) for draft in _best(drafts, 2 * FINALISTS)]
+        first = [self._groups(draft) for draft in most_promising(drafts, 2 * FINALISTS)]
         return Rehearsal(self.judge, self.workshop).best(first, self.workshop.scored, plays, FINALISTS)
 
     def _flows(self, drafts: list[Draft]) -> list[Draft]:
-        """With shares by the largest flow of what their replicas do alone in simulation, which the workshop learns."""
-        if self.problem.objective != "throughput" or self.problem.load.slo.limits:
-            return drafts
-        phases, found = Phases(self.workshop), list[Draft]()
-        for draft in drafts:
-            measured = [replace(replica, rate_per_s=self.judge.rate_alone(replica)) for replica in draft.replicas]
-            self.workshop.learn((replica, replica.rate_per_s) for replica in measured)
-            other = phases.draft(phases.flowing(measured))
-            found += [] if other is None else [other]
-        return found
+        return flowing(self.judge, self.workshop, drafts, self.workshop.learn) if flows(self.problem) else drafts
 
     def _groups(self, draft: Draft) -> list[Group]:
         position = self.problem.cluster.position
@@ -223,70 +221,6 @@ class _Search:
         return False
 
     def _measure(self, drafts: list[Draft]) -> None:
-        replicas = [replica for draft in _best(drafts, FINALISTS) for replica in draft.replicas]
+        replicas = [replica for draft in most_promising(drafts, FINALISTS) for replica in draft.replicas]
         seen = promises(self.judge, replicas)
         self.workshop.trust({depth: float(np.median(shares)) for depth, shares in seen.items()})
-
-
-def best_of(
-    name: str,
-    judge: Judge,
-    workshop: Workshop,
-    least_score: float = -np.inf,
-    to_beat: Verdict | None = None,
-    count: int = RIVALS,
-) -> Verdict | None:
-    """The best of so many drafts of a baseline, of at least that score by the steady state, and of what is to beat."""
-    drafts = SERVING_SOLVERS[name].search(workshop, np.random.default_rng(judge.seed))
-    useful = [draft for draft in drafts if draft and draft.score >= least_score]
-    return _judged(judge, _best(useful, count), to_beat)
-
-
-def promises(judge: Judge, replicas: Iterable[Replica]) -> dict[int, list[float]]:
-    """What shares of the steady state's rate replicas keep in simulation, by their number of stages."""
-    seen: dict[int, list[float]] = {}
-    for replica in replicas:
-        if replica.rate_per_s > 0.0:
-            seen.setdefault(len(replica.stages), []).append(judge.rate_alone(replica) / replica.rate_per_s)
-    return seen
-
-
-def _measured(judge: Judge, workshop: Workshop, draft: Draft) -> Draft:
-    """The draft with requests shared by the rates that its replicas keep in simulation."""
-    replicas = [replace(replica, rate_per_s=judge.rate_alone(replica)) for replica in draft.replicas]
-    useful = sorted((r for r in replicas if r.rate_per_s > 0.0), key=lambda replica: -replica.rate_per_s)
-    return workshop.assembled(useful) if useful else draft
-
-
-def _best(drafts: list[Draft], count: int) -> list[Draft]:
-    """So many of the highest score, no two of the same replicas and shares."""
-    found: list[Draft] = []
-    for draft in sorted(drafts, key=lambda draft: -draft.score):
-        if all((draft.plan.pipelines, draft.plan.routes) != (d.plan.pipelines, d.plan.routes) for d in found):
-            found.append(draft)
-        if len(found) == count:
-            break
-    return found
-
-
-def _judged(judge: Judge, drafts: list[Draft], best: Verdict | None) -> Verdict | None:
-    """The best by simulation, of these and of the one before.
-
-    Where requests a second are all that counts, the most promising first; those that promise no more are not played,
-    and it ends where some in a row were not better.
-    """
-    problem = judge.problem
-    if problem.objective == "throughput" and not problem.load.slo.limits:
-        promised = {draft: judge.promised_per_s(draft) for draft in drafts}
-        drafts = sorted(drafts, key=lambda draft: -promised[draft])
-    else:
-        promised = dict.fromkeys(drafts, np.inf)
-    in_vain = 0
-    for draft in drafts:
-        hopeless = best is not None and promised[draft] * PROMISE_KEPT < best.rate_per_s
-        if hopeless or (promised[draft] < np.inf and in_vain == PATIENCE):
-            break
-        verdict, in_vain = judge.verdict(draft, best), in_vain + 1
-        if verdict is not None and (best is None or verdict.value > best.value):
-            best, in_vain = verdict, 0
-    return best

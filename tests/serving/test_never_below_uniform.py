@@ -58,6 +58,7 @@ def test_never_below_uniform(goal: str, seed: int) -> None:
     assert found.best.value >= uniform.best.value
     assert found.baseline is not None
     assert found.best.value >= found.baseline.value
+    assert found.baseline.value == pytest.approx(uniform.best.value)  # it has the same means
     if goal == "attainment that all keep":
         assert found.best.run.tightness(slo) <= uniform.best.run.tightness(slo)
         assert found.best.run.attainment(slo) == 1.0
