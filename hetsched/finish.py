@@ -90,15 +90,19 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
     """For `predicted`: the bound of the problem that a plan of unknown origin solves, all of the cluster to be had and
     all else open but for its compression, and a micro-batch size that no search would try.
 
-    Nothing for plans that do not fit, or whose teams mix kinds or nodes: the bound is not on such (`hetsched.bound`).
-    Plans whose stages wait for their messages are, as no faster than if they did not.
+    None for plans that do not fit, or whose teams mix kinds or nodes: the bound is not on such (`hetsched.bound`), and
+    why is said. Plans whose stages wait for their messages are, as no faster than if they did not.
     """
     size = plan.workload.micro_batch
     choices = Choices(micro_batch=None if size in MICRO_BATCHES else size, compression=plan.options.compression)
     teams = [[cluster.device(name) for name in stage.devices] for _, _, stage in plan.stages]
     alike = all(len({(device.node, device.gpu) for device in team}) == 1 for team in teams)
-    if model.name != Roofline().name or not (cost.feasible and alike):
+    if model.name != Roofline().name:
         return {}
+    if not alike:
+        return {"lower_bound_because": "no bound is known where a stage's GPUs are of several nodes or kinds"}
+    if not cost.feasible:
+        return {"lower_bound_because": "no bound is stated for a plan that does not fit"}
     with suppress(HetschedError):  # a workload that would not be planned
         bound = lower_bound_s(Problem(cluster, plan.model, replace(plan.workload, micro_batch=1), choices), model)
         if bound.iteration_s <= cost.iteration_s:

@@ -24,21 +24,21 @@ def infeasible(problem: Problem, model: CostModel, plan: Plan, cost: Cost) -> In
     """
     worst = max(cost.violations, key=lambda violation: violation.needed - violation.available)
     others = f"; {len(cost.violations)} devices lack memory in all" if len(cost.violations) > 1 else ""
-    fits: list[str] = []
+    fits: list[tuple[float, str]] = []
     found: list[tuple[float, str]] = []
     for words, changed in levers(problem, plan):
         if fits and " --" in words:  # one lever alone is enough
             continue
         priced = model.price(problem.cluster, changed)
         if priced.feasible:
-            fits.append(words)
+            fits.append((priced.iteration_s, words))
         elif priced.rank()[0] < cost.rank()[0] * WORTH_SAYING:
             found.append((priced.rank()[0], words))
     nearer = [words for _, words in sorted(found)[:SHOWN]]
     choices = problem.choices
     if choices.replicas not in (None, 1) or choices.stages is not None:
         nearer.append("fewer --replicas with more --stages")
-    hints = [f"with {' or '.join(fits[:SHOWN])} that plan fits"] if fits else []
+    hints = [f"with {' or '.join(words for _, words in sorted(fits)[:SHOWN])} that plan fits"] if fits else []
     more = [*nearer, _larger_gpu(worst.device, worst.needed, model.memory_fraction, problem)]
     hints.append(f"{'what helps, though maybe not alone' if fits else 'what would help'}: {', '.join(more)}")
     return InfeasibleError(

@@ -67,32 +67,42 @@ def models(as_json: bool) -> None:
 @click.command("solvers", short_help="List the solvers and the cost models.")
 @JSON_OPTION
 def solvers(as_json: bool) -> None:
-    """List what --solver and --cost-model can name.
+    """List what --solver and --cost-model can name, of plan-train and of plan-serve.
 
     \b
     Example:
       hetsched solvers
     """
     from hetsched.cli.output import heading, say, say_json
-    from hetsched.cost import COST_MODELS
+    from hetsched.cost import COST_MODELS, SERVING_COST_MODELS
     from hetsched.report.text import bullet
     from hetsched.solvers import SOLVERS
+    from hetsched.solvers.serving import SERVING_SOLVERS
 
-    rows = [{"kind": "solver", "name": name, "does": _about(type(solver))} for name, solver in SOLVERS.items()]
-    rows += [{"kind": "cost model", "name": name, "does": _about(make)} for name, make in COST_MODELS.items()]
+    kinds: dict[str, tuple[str, dict[str, object]]] = {
+        "solver": ("Solvers of training", dict(SOLVERS)),
+        "cost model": ("Cost models of training", {name: make(1.0) for name, make in COST_MODELS.items()}),
+        "serving solver": ("Solvers of serving", dict(SERVING_SOLVERS)),
+        "serving cost model": ("Cost models of serving", {k: make(1.0) for k, make in SERVING_COST_MODELS.items()}),
+    }
+    rows = [
+        {"kind": kind, "name": name, "does": _about(thing)}
+        for kind, (_, things) in kinds.items()
+        for name, thing in things.items()
+    ]
     if as_json:
         say_json(rows)
         return
-    for kind, title in (("solver", "Solvers"), ("cost model", "Cost models")):
+    for kind, (title, _) in kinds.items():
         say(heading(title))
         for row in rows:
             if row["kind"] == kind:
                 say(bullet(row["does"], f"  {row['name']:<14}"))
 
 
-def _about(thing: Any) -> str:
-    """The first sentence of the module that something is defined in."""
-    first = (sys.modules[thing.__module__].__doc__ or "").strip().partition("\n\n")[0]
+def _about(thing: object) -> str:
+    """The first sentence of the module that something's class is defined in."""
+    first = (sys.modules[type(thing).__module__].__doc__ or "").strip().partition("\n\n")[0]
     return " ".join(first.split())
 
 

@@ -17,6 +17,7 @@ from hetsched.cli.options import (
 )
 
 SAME = 1e-6  # times as far apart as rounding brings two prices of one plan
+ASKED = "objective", "budget_usd_per_hour"  # of a plan's search: what its bound is on
 
 
 @click.command("evaluate", short_help="Price any plan, also one written by hand.")
@@ -74,7 +75,9 @@ def evaluate(
     if as_json:
         say_json(predicted)
     elif not quiet:
-        priced = replace(plan, predicted=predicted, provenance={"cost_model": name, "memory_fraction": share})
+        asked = {key: plan.provenance[key] for key in ASKED if key in plan.provenance} if stated else {}
+        provenance = {"cost_model": name, "memory_fraction": share, **asked}
+        priced = replace(plan, predicted=predicted, provenance=provenance)
         say(training_table(priced, cluster, emphasise=heading))
 
 

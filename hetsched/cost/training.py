@@ -191,7 +191,7 @@ def breakdown_s(iteration: Iteration) -> dict[str, float]:
     busy, alone = passes_s[most] * pipeline.micro_batches, iteration.placement.works[slowest][most]
     gathering = busy - (alone.forward_s + alone.backward_s) * pipeline.micro_batches
     talking = work[most].tensor_parallel_s * pipeline.micro_batches
-    unhindered = max(play(plan.options.schedule, work, [Hop()] * (len(work) - 1), pipeline.micro_batches))
+    unhindered = max(busy, *play(plan.options.schedule, work, [Hop()] * (len(work) - 1), pipeline.micro_batches))
     end, end_reduced = max(ends[slowest]), max(map(max, iteration.reduced_s))
     return {
         "compute": busy - talking - gathering,

@@ -90,7 +90,8 @@ def _bound(plan: Plan) -> list[str]:
     """A line on what no plan can beat, where that is known."""
     bound_s, taken_s = plan.predicted.get("lower_bound_iteration_s") or 0.0, plan.predicted["iteration_s"]
     if not bound_s or not math.isfinite(bound_s):
-        return []
+        why = str(plan.predicted.get("lower_bound_because") or "")
+        return [f"  {why}"] if why.startswith("no bound") else []
     where = " on the nodes rented" if "budget_usd_per_hour" in plan.provenance else ""
     line = f"  no plan{where} takes less than {seconds(bound_s)}"
     if plan.provenance.get("objective") == "cost":
