@@ -7,8 +7,9 @@ from typing import Any
 from click.testing import Result
 
 from hetsched.catalog import gpu_kinds, model_names
-from hetsched.cost import COST_MODELS
+from hetsched.cost import COST_MODELS, SERVING_COST_MODELS
 from hetsched.solvers import SOLVERS
+from hetsched.solvers.serving import SERVING_SOLVERS
 
 Cli = Callable[..., Result]
 Minimal = Callable[..., dict[str, Any]]
@@ -46,6 +47,6 @@ def test_the_catalogue_is_listed(cli: Cli) -> None:
 
 def test_solvers_and_cost_models_are_listed_with_what_they_do(cli: Cli) -> None:
     rows = json.loads(cli("solvers", "--json").stdout)
-    assert [row["name"] for row in rows] == [*SOLVERS, *COST_MODELS]
+    assert [row["name"] for row in rows] == [*SOLVERS, *COST_MODELS, *SERVING_SOLVERS, *SERVING_COST_MODELS]
     assert all(len(row["does"]) > 10 for row in rows)
     assert max(map(len, cli("solvers").stdout.splitlines())) <= 80
