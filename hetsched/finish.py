@@ -9,6 +9,7 @@ from hetsched import __version__
 from hetsched.bound import lower_bound_s
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, CostModel
+from hetsched.cost.money import plan_usd_per_hour
 from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
@@ -73,7 +74,9 @@ def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
         if passes > MOST_PLAYED:
             break
         seconds = simulate_iteration(problem.cluster, finalist.plan).iteration_s
-        played.append((replace(finalist.cost, iteration_s=seconds).rank(problem.objective)[1], number, seconds))
+        usd_per_hour = plan_usd_per_hour(problem.cluster, finalist.plan, seconds)
+        cost = replace(finalist.cost, iteration_s=seconds, usd_per_hour=usd_per_hour)
+        played.append((cost.rank(problem.objective)[1], number, seconds))
     if not played:
         return result
     _, number, seconds = min(played)
@@ -105,8 +108,7 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
         return {"lower_bound_because": "no bound is stated for a plan that does not fit"}
     with suppress(HetschedError):  # a workload that would not be planned
         bound = lower_bound_s(Problem(cluster, plan.model, replace(plan.workload, micro_batch=1), choices), model)
-        if bound.iteration_s <= cost.iteration_s:
-            return {"lower_bound_iteration_s": bound.iteration_s, "lower_bound_because": bound.because}
+        return {"lower_bound_iteration_s": bound.iteration_s, "lower_bound_because": bound.because}
     return {}
 
 
