@@ -86,6 +86,7 @@ def _compare_serving(
     from hetsched.cli.output import heading, say, say_json
     from hetsched.cli.serving import evaluated
     from hetsched.report.serving_comparison import Served, serving_comparison_json, serving_comparison_table
+    from hetsched.report.serving_rates import stated_per_s
 
     stems = [path.stem for path in paths]
     several = []
@@ -96,7 +97,8 @@ def _compare_serving(
         folder = paths[0].parent if same_load else path.parent
         predicted = evaluated(cluster, played, folder, "roofline", share, quiet)
         label = path.stem if stems.count(path.stem) == 1 else str(path)
-        several.append(Served(label, str(path), replace(played, predicted=predicted), cluster))
+        stated = stated_per_s(plan) if played.workload == plan.workload else None
+        several.append(Served(label, str(path), replace(played, predicted=predicted), cluster, stated))
     if as_json:
         say_json(serving_comparison_json(several))
     elif not quiet:

@@ -12,6 +12,7 @@ from hetsched.cost.serving.plan_cost import price_serving
 from hetsched.cost.serving.steady import Traffic
 from hetsched.errors import HetschedError
 from hetsched.plan import ServingPlan
+from hetsched.report.serving_rates import evaluated_rate
 from hetsched.report.serving_table import serving_table
 from hetsched.requests import Requests
 from hetsched.simulate.serving.limits import highest_rate, saturated_per_s
@@ -92,7 +93,8 @@ def evaluate_serving(
     if as_json:
         say_json(predicted)
     elif not quiet:
-        say(serving_table(replace(plan, predicted=predicted), cluster, emphasise=heading))
+        rate = evaluated_rate(plan, predicted)
+        say(serving_table(replace(plan, predicted=predicted), cluster, emphasise=heading, rate=rate))
 
 
 def evaluated(

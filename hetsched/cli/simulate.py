@@ -109,6 +109,7 @@ def simulate(
     from hetsched.cli.serving import Player
     from hetsched.cli.serving_load import Drawing, load_of
     from hetsched.errors import InfeasibleError
+    from hetsched.report.serving_rates import played_rate
     from hetsched.simulate.serving.run import Settings
 
     wanted, drawing = load_of(load, plan.workload), Drawing(requests, seed, arrivals)
@@ -121,13 +122,15 @@ def simulate(
     run, predicted = player.played(wanted)
     if find_rate:
         predicted = {**predicted, "highest_rate_per_s": rate}
-    _show_serving(run, predicted, cluster.name, request, timeline, as_json, quiet)
+    kind = played_rate(plan, wanted != plan.workload)
+    _show_serving(run, predicted, cluster.name, kind, request, timeline, as_json, quiet)
 
 
 def _show_serving(
     run: "ServingRun",
     predicted: dict[str, Any],
     cluster: str,
+    rate: str,
     request: int | None,
     timeline: Path | None,
     as_json: bool,
@@ -144,7 +147,7 @@ def _show_serving(
             predicted = {**predicted, "moments": [moment._asdict() for moment in run.moments]}
         say_json(predicted)
     elif not quiet:
-        say(serving_simulation_table(run, predicted, cluster, emphasise=heading))
+        say(serving_simulation_table(run, predicted, cluster, rate, emphasise=heading))
         if request is not None:
             say("\n" + request_life(run, request, emphasise=heading))
         if timeline is not None:

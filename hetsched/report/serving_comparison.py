@@ -7,6 +7,7 @@ from typing import Any
 from hetsched.cluster import Cluster
 from hetsched.plan import ServingPlan
 from hetsched.report.comparison import side_by_side, unlike
+from hetsched.report.serving_rates import evaluated_kind, what_is_stated
 from hetsched.report.serving_table import load_line
 from hetsched.report.text import cut, large, seconds
 from hetsched.units import SECONDS_PER_MS
@@ -18,12 +19,16 @@ SHOWN = (("TTFT", "ttft_ms"), ("TPOT", "tpot_ms"), ("whole request", "e2e_ms"))
 
 @dataclass(frozen=True)
 class Served:
-    """A plan with its `predicted` filled, on its cluster; name: what it is called in the table; path: its file."""
+    """A plan with its `predicted` filled, on its cluster; name: what it is called in the table; path: its file.
+
+    stated_per_s: what its search found for the load that is played; None where it states nothing of that.
+    """
 
     name: str
     path: str
     plan: ServingPlan
     cluster: Cluster
+    stated_per_s: float | None = None
 
 
 def serving_comparison_table(several: Sequence[Served], emphasise: Callable[[str], str] = str) -> str:
@@ -42,6 +47,7 @@ def serving_comparison_table(several: Sequence[Served], emphasise: Callable[[str
         row("model", lambda one: one.plan.model.name),
         row("cluster", lambda one: one.cluster.name),
         row("requests/s", lambda one: large(one.plan.predicted["requests_per_s"])),
+        *([row("as the plan states", _stated)] if any(one.stated_per_s is not None for one in several) else []),
         row("output tokens/s", lambda one: large(one.plan.predicted["output_tokens_per_s"])),
         row("against the first", lambda one: "" if one is several[0] else _against(one, first)),
         row("could serve", lambda one: f"{large(one.plan.predicted['capacity_requests_per_s'])} a second"),
@@ -63,7 +69,7 @@ def serving_comparison_table(several: Sequence[Served], emphasise: Callable[[str
         row("fits", _fits),
         row("solver", lambda one: str(one.plan.provenance.get("solver", ""))),
     ]
-    return side_by_side(rows, differences(several), emphasise)
+    return side_by_side(rows, [*differences(several), *_kinds_of_rates(several)], emphasise)
 
 
 def serving_comparison_json(several: Sequence[Served]) -> dict[str, Any]:
@@ -96,6 +102,20 @@ def differences(several: Sequence[Served]) -> list[str]:
         loads = "; ".join(dict.fromkeys(load_line(one.plan.workload) for one in several))
         found.append(f"the plans serve different workloads ({loads}): --same-load plays that of the first on all")
     return found
+
+
+def _kinds_of_rates(several: Sequence[Served]) -> list[str]:
+    """Where plans state rates: what kinds these and the evaluated ones are."""
+    stated = [one for one in several if one.stated_per_s is not None]
+    if not stated:
+        return []
+    kinds = dict.fromkeys(evaluated_kind(one.plan, one.plan.predicted) for one in several)
+    words = dict.fromkeys(what_is_stated(one.plan) for one in stated)
+    return [f"requests/s are {'; or '.join(kinds)}; as plans state: simulated, {' or '.join(words)}"]
+
+
+def _stated(one: Served) -> str:
+    return "" if one.stated_per_s is None else large(one.stated_per_s)
 
 
 def _against(one: Served, first: float) -> str:

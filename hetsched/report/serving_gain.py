@@ -34,6 +34,5 @@ def _against(plan: ServingPlan, baseline: str, rival: Mapping[str, Any]) -> str:
         return f"{name}: they do not keep the limits"
     if objective == "cost":
         return f"{name}: ${rival['usd_per_hour']:.2f} an hour, this plan ${predicted['usd_per_hour']:.2f}"
-    mine = plan.workload.rate_per_s if plan.workload.slo.limits else predicted["requests_per_s"]
-    gain = mine / rival["requests_per_s"] if rival["requests_per_s"] else float("inf")
+    gain = predicted["requests_per_s"] / rival["requests_per_s"] if rival["requests_per_s"] else float("inf")
     return f"{name}: {large(rival['requests_per_s'])} requests/s; this plan does {gain:.2f} times as many"

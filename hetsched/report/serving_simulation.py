@@ -24,14 +24,15 @@ WORDS = {
 
 
 def serving_simulation_table(
-    run: ServingRun, predicted: Mapping[str, Any], cluster: str, emphasise: Callable[[str], str] = str
+    run: ServingRun, predicted: Mapping[str, Any], cluster: str, rate: str, emphasise: Callable[[str], str] = str
 ) -> str:
-    """What the simulation found. predicted: of `ServingRun.predicted`, with notes."""
+    """What the simulation found. predicted: of `ServingRun.predicted`, with notes; rate: of what kind its rate is."""
     plan, requests = run.plan, run.requests
     offered = "all at once" if requests.rate_per_s == float("inf") else f"{requests.rate_per_s:.4g} a second"
     title = f"{plan.model.name} on {cluster}: {large(run.requests_per_s)} requests/s, played event by event"
     lines = [
         emphasise(title),
+        bullet(rate, "  "),
         f"  {', '.join(figures(predicted))}",
         f"  {replicas(plan)}",
         bullet(

@@ -1,6 +1,7 @@
 """A serving plan for a person at a terminal of 80 columns: what is where, and how well it serves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from textwrap import wrap
 from typing import Any
 
@@ -8,6 +9,7 @@ from hetsched.cluster import Cluster
 from hetsched.cost.serving.plan_cost import arriving_shares
 from hetsched.plan import ServingPipeline, ServingPlan
 from hetsched.report.placement import gpus_used, names_regions, places, stage_place
+from hetsched.report.serving_rates import limited_throughput, searched_rate
 from hetsched.report.text import WIDTH, bullet, columns, joined_ranges, large, seconds
 from hetsched.units import SECONDS_PER_MS
 from hetsched.workload import ServingLoad, Slo
@@ -19,11 +21,16 @@ LIMITS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "whole request", "scale": "SLO 
 FIGURES = ("mean", "p50", "p90", "p99")
 
 
-def serving_table(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str], str] = str) -> str:
-    """The plan in words and columns. `plan.predicted` must be filled; `emphasise` marks headings (bold, say)."""
+def serving_table(
+    plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str], str] = str, rate: str | None = None
+) -> str:
+    """The plan in words and columns. `plan.predicted` must be filled; `emphasise` marks headings (bold, say).
+
+    rate: of what kind its rate is; None: it is what the plan's search found.
+    """
     predicted = plan.predicted
     parts = [
-        _headline(plan, cluster, emphasise),
+        _headline(plan, cluster, emphasise, rate),
         f"{emphasise('What is where')}\n{serving_placement(plan, cluster)}",
         f"{emphasise('Latency')}\n{latencies(predicted)}",
         f"{emphasise('Load')}\n{replica_loads(predicted)}" if predicted.get("replicas") else "",
@@ -32,14 +39,17 @@ def serving_table(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str]
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str], str]) -> str:
+def _headline(plan: ServingPlan, cluster: Cluster, emphasise: Callable[[str], str], rate: str | None) -> str:
     predicted = plan.predicted
+    most = rate is None and limited_throughput(plan)
+    kind = searched_rate(plan) if rate is None else rate
     title = f"{plan.model.name} on {cluster.name}: {large(predicted['requests_per_s'])} requests/s"
     lines = [
-        emphasise(title),
+        emphasise(f"{title} within the limits" if most else title),
+        *([bullet(kind, "  ")] if kind else []),
         f"  {', '.join(figures(predicted))}",
         f"  {gpus_used(plan, cluster)}, {replicas(plan)}",
-        bullet(load_line(plan.workload), "  "),
+        bullet(load_line(replace(plan.workload, rate_per_s=None) if most else plan.workload), "  "),
     ]
     capacity = predicted.get("capacity_requests_per_s")
     if capacity is not None:

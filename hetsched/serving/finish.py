@@ -16,6 +16,7 @@ from hetsched.serving.nearest import limited_by
 from hetsched.serving.search import ServingResult
 from hetsched.serving_problem import ServingProblem
 from hetsched.simulate.serving.prediction import prediction
+from hetsched.units import SECONDS_PER_HOUR, TOKENS_PER_MILLION
 
 
 def finished_serving_plan(
@@ -33,9 +34,8 @@ def finished_serving_plan(
     plan = replace(best.draft.plan, workload=load)
     cost = price_serving(cluster, plan, memory_fraction, Traffic.of_requests(problem.requests))
     predicted = prediction(cluster, cost, best.run, reference)
-    if problem.objective == "throughput" and not load.slo.limits:
-        predicted["requests_per_s"] = best.rate_per_s
-        predicted["output_tokens_per_s"] = best.rate_per_s * problem.requests.mean_output_tokens
+    if problem.objective == "throughput":
+        predicted |= _lasting(best.rate_per_s, problem.requests.mean_output_tokens, best.usd_per_hour)
     judge = Judge(problem, reference, seed=result.seed)
     predicted["limited_by"] = limited_by(judge, best)
     predicted["baselines"] = {
@@ -63,6 +63,15 @@ def finished_serving_plan(
             **({} if problem.usd_per_hour is None else {"budget_usd_per_hour": problem.usd_per_hour}),
         },
     )
+
+
+def _lasting(rate_per_s: float, output_tokens: float, usd_per_hour: float | None) -> dict[str, float | None]:
+    """Figures of a rate that goes on, without a run's filling and draining."""
+    tokens_per_s = rate_per_s * output_tokens
+    usd = None
+    if usd_per_hour is not None and tokens_per_s:
+        usd = usd_per_hour / SECONDS_PER_HOUR / tokens_per_s * TOKENS_PER_MILLION
+    return {"requests_per_s": rate_per_s, "output_tokens_per_s": tokens_per_s, "usd_per_million_tokens": usd}
 
 
 def _baseline(judge: Judge, verdict: Verdict) -> dict[str, Any]:

@@ -47,6 +47,11 @@ def test_a_plan_keeps_its_limits_and_is_read_again(cli: Cli, small: Path, tmp_pa
     assert max(map(len, shown.splitlines())) <= 100
     plan = json.loads(out.read_text(encoding="utf-8"))
     predicted = plan["predicted"]
+    rate = plan["workload"]["rate_per_s"]
+    assert predicted["requests_per_s"] == pytest.approx(rate, abs=0.0)
+    assert predicted["output_tokens_per_s"] == pytest.approx(rate * 40)
+    assert f"{rate:.3g} requests/s within the limits" in shown
+    assert f"wins: {rate:.3g} requests/s" in shown
     assert predicted["slo_attainment"] >= 0.98  # both limits together; each holds for 99 %
     arriving = [route["share"] for route in plan["routes"] if route["source"] is None]
     assert sum(arriving) == pytest.approx(1.0)
@@ -54,6 +59,11 @@ def test_a_plan_keeps_its_limits_and_is_read_again(cli: Cli, small: Path, tmp_pa
     assert plan["workload"]["rate_per_s"] >= predicted["baselines"]["uniform"]["requests_per_s"] * 0.98
     evaluated = json.loads(cli("evaluate", out, "--json").stdout)
     assert evaluated["violations"] == []
+    for shown in (cli("evaluate", out).stdout, cli("simulate", out, "--requests", 400).stdout):
+        text = " ".join(shown.split())
+        assert f"with filling and draining; the plan states {rate:.3g} simulated, the highest within the limits" in text
+    assert f"as the plan states {rate:.3g} {rate:.3g}" in " ".join(cli("compare", out, out).stdout.split())
+    assert "plan states" not in cli("simulate", out, "--requests", 20, "--rate", 1).stdout
     again = json.loads(cli("simulate", out, "--json", "--requests", 400).stdout)
     assert again["slo_attainment"] > 0.9
 
