@@ -115,7 +115,7 @@ def plan_serve(
             f"--solver {solver} makes no {mode} plans", hint=f"--mode auto, or one of: {', '.join(USUAL[mode])}"
         )
     if offers is not None and budget_usd_per_hour is None and objective != "cost":
-        raise HetschedError("--offers: how much may be spent?", hint="--budget-usd-per-hour, or --objective cost")
+        raise HetschedError("--offers: how much may be spent?", hint=_money(objective))
     cluster_path, offers = _inputs(cluster_path, offers)
     if output is not None:
         check_writable(output, cluster_path, Path(model), *([] if offers is None else [offers]))
@@ -157,6 +157,11 @@ def plan_serve(
         say(serving_gain(plan, emphasise=heading))
         if output is not None:
             say(f"\nwritten to {output}")
+
+
+def _money(objective: str) -> str:
+    """What says how much may be spent on offers."""
+    return "--budget-usd-per-hour USD" + (", or --objective cost at a --rate" if objective == "throughput" else "")
 
 
 def _inputs(cluster_path: Path | None, offers: Path | None) -> tuple[Path, Path | None]:

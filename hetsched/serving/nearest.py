@@ -62,10 +62,25 @@ def slo_missed(problem: ServingProblem, nearest: Verdict, reference: ReplicaTime
     at = f"at {nearest.rate_per_s:g} requests/s" if nearest.rate_per_s else "even when hardly anything is asked"
     usd = "" if problem.usd_per_hour is None else f", for at most ${problem.usd_per_hour:g} an hour"
     what = "; ".join(dict.fromkeys(missed)) or "it does not keep up with the requests"
+    keeps = "keeps the SLO" if problem.load.slo.limits else "keeps up"
     return InfeasibleError(
-        f"no plan of {problem.model.name} on {problem.cluster.name} keeps the SLO {at}{usd}: in the nearest, {what}",
-        hint="looser limits, a lower --rate, more or faster GPUs, or --objective attainment for the best there is",
+        f"no plan of {problem.model.name} on {problem.cluster.name} {keeps} {at}{usd}: in the nearest, {what}",
+        hint=_ways_out(problem),
     )
+
+
+def _ways_out(problem: ServingProblem) -> str:
+    """What is worth trying where no plan keeps what is asked."""
+    if problem.load.rate_per_s is None:  # hardly anything is asked: no other rate or number of GPUs helps
+        return "larger limits or faster GPUs"
+    found = ["larger limits"] if problem.load.slo.limits else []
+    found += ["a lower --rate", "more or faster GPUs"]
+    if problem.usd_per_hour is not None:
+        found.append("a larger --budget-usd-per-hour")
+    if problem.load.slo.limits:
+        budget = " with --budget-usd-per-hour" if problem.usd_per_hour is None else ""  # offers are not rented without
+        found.append(f"--objective attainment{budget} for the best there is")
+    return f"{', '.join(found[:-1])}, or {found[-1]}"
 
 
 def limited_by(judge: Judge, best: Verdict) -> str:

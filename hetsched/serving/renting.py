@@ -245,5 +245,5 @@ def _nothing(problem: ServingProblem, market: Market) -> HetschedError:
     return InfeasibleError(
         f"no replica of {problem.model.name} on nodes of {problem.cluster.name} keeps the SLO, however little "
         "is asked of it",
-        hint="looser limits, faster GPUs, or --objective attainment",
+        hint="larger limits or faster GPUs",
     )

@@ -135,6 +135,21 @@ def test_offers_alone_are_rented_within_the_budget(cli: Cli, tmp_path: Path) -> 
     assert json.loads(cli("evaluate", out, "--json").stdout)["violations"] == []
 
 
+def test_what_is_hinted_helps(cli: Cli, tmp_path: Path) -> None:
+    """Where offers keep limits at no price, the objective that is hinted plans; without a rate none is hinted."""
+    offers = tmp_path / "offers.yaml"
+    offers.write_text(OFFERS, encoding="utf-8")
+    words = ("--offers", offers, "--model", "llama-3.1-8b", *WORDS, "--mode", "colocated", "--slo-ttft-ms", 2000)
+    missed = cli("plan-serve", *words, "--rate", 5000, "--objective", "cost", code=3).stderr
+    assert "a lower --rate" in missed
+    assert "--objective attainment with --budget-usd-per-hour" in missed
+    cli("plan-serve", *words, "--rate", 5000, "--objective", "attainment", "--budget-usd-per-hour", 2.3)
+    circle = cli("plan-serve", *words, "--rate", 5000, "--objective", "attainment", code=1).stderr
+    assert "hint: --budget-usd-per-hour USD" in circle
+    hardly = cli("plan-serve", *words, "--slo-ttft-ms", 2, "--budget-usd-per-hour", 2.3, code=3).stderr
+    assert "hint: larger limits or faster GPUs" in hardly
+
+
 def test_offers_join_what_one_has(cli: Cli, small: Path, tmp_path: Path) -> None:
     """Two paid L4s take the rate with one more that is rented, and no dearer GPU is touched."""
     offers, out = tmp_path / "offers.yaml", tmp_path / "plan.json"
@@ -194,7 +209,7 @@ def test_one_long_chain(cli: Cli, small: Path) -> None:
     [
         (("--model", "llama-2-70b", "--memory-fraction", "0.5"), 3, "no replica of llama-2-70b fits small"),
         (("--model", "llama-2-70b", "--mode", "disaggregated"), 3, "no prefill replica besides a decode replica"),
-        (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "TTFT is"),
+        (("--model", "llama-3.1-8b", "--slo-ttft-ms", "2"), 3, "hint: larger limits or faster GPUs"),
         (("--model", "llama-3.1-8b", "--slo-percentile", "90"), 1, "--slo-percentile is of limits"),
         (("--model", "llama-3.1-8b", "--rate", "1e6", "--objective", "cost"), 3, "does not keep up with the requests"),
         (("--model", "llama-3.1-8b", "--objective", "cost"), 1, "needs a rate"),
