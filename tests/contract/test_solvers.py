@@ -116,7 +116,8 @@ def test_links_measured_between_single_gpus(random_cluster: MakeCluster, solver:
 
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if name != "megatron"])
 def test_other_seeds_give_other_trajectories(random_cluster: MakeCluster, solver: str) -> None:
-    problem = Problem(random_cluster(1, (1,) * 8), model_of("gpt2"), TrainingJob(24, 256), Choices(2, 4))
+    """On 8 GPUs `pipeline-dp` comes to the same plans whatever the chance."""
+    problem = Problem(random_cluster(1, (1,) * 10), model_of("gpt2"), TrainingJob(24, 256), Choices(2, 5))
     steps = SOLVERS[solver].steps(problem)
     model = "dtfm" if solver in ON_GRIDS else "roofline"
     assert trajectory(problem, solver, model, 3, steps) != trajectory(problem, solver, model, 4, steps)
