@@ -93,8 +93,8 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
     """For `predicted`: the bound of the problem that a plan of unknown origin solves, all of the cluster to be had and
     all else open but for its compression, and a micro-batch size that no search would try.
 
-    None for plans that do not fit, or whose teams mix kinds or nodes: the bound is not on such (`hetsched.bound`), and
-    why is said. Plans whose stages wait for their messages are, as no faster than if they did not.
+    Plans that do not fit, or whose teams mix kinds or nodes, get the reason why there is none: the bound is not on such
+    (`hetsched.bound`). It is on plans whose stages wait for their messages, as no faster than if they did not.
     """
     size = plan.workload.micro_batch
     choices = Choices(micro_batch=None if size in MICRO_BATCHES else size, compression=plan.options.compression)

@@ -192,12 +192,12 @@ class Measurements:
             return None
         return self.training.get((ModelShape.of(model, job), kind, tensor_parallel))
 
-    def degrees(self, model: ModelSpec, job: TrainingJob, kind: str) -> list[int]:
-        """The tensor-parallel degrees at which a kind was measured for a model of this shape."""
+    def profiles(self, model: ModelSpec, job: TrainingJob, kind: str) -> dict[int, TrainingProfile]:
+        """The measured profiles of a model of this shape on a kind, by tensor-parallel degree."""
         if not self.training:
-            return []
-        shape = ModelShape.of(model, job)
-        return [degree for other, name, degree in self.training if (other, name) == (shape, kind)]
+            return {}
+        wanted = ModelShape.of(model, job), kind
+        return {degree: profile for (*key, degree), profile in self.training.items() if tuple(key) == wanted}
 
     def part_times(self, model: ModelSpec, job: TrainingJob, kind: str, tensor_parallel: int) -> PartTimes | None:
         """The times of a model's parts by `profile`, or None where there is none."""

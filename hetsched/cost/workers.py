@@ -30,14 +30,12 @@ def reached_efficiency(
     measured: Measurements, gpu: Gpu, degree: int, model: ModelSpec, job: TrainingJob
 ) -> float | None:
     """The share of its peak that the GPU reached in blocks of this shape, where another degree was measured."""
-    degrees = measured.degrees(model, job, gpu.kind)
-    if not degrees:
+    profiles = measured.profiles(model, job, gpu.kind)
+    if not profiles:
         return None
-    nearest = min(degrees, key=lambda other: (abs(other - degree), other))
-    parts = measured.part_times(model, job, gpu.kind, nearest)
-    if parts is None:
-        return None
-    passes_s = parts.block.forward_s + parts.block.backward_s
+    nearest = min(profiles, key=lambda other: (abs(other - degree), other))
+    block = profiles[nearest].at(job.micro_batch).block
+    passes_s = block.forward_s + block.backward_s
     flops = 3 * model.block_forward_flops(job.micro_batch, job.seq_len) / nearest
     return min(1.0, flops / (gpu.flops_per_s(job.dtype) * passes_s)) if passes_s else 1.0
 
@@ -54,7 +52,7 @@ def speed_notes(cluster: Cluster, model: ModelSpec, job: TrainingJob, workers: I
         if profile is not None:
             if not profile.covers(job.micro_batch):
                 beyond.setdefault(kind, set()).add(worker.degree)
-        elif measured.degrees(model, job, kind):
+        elif measured.profiles(model, job, kind):
             other_degrees.setdefault(kind, set()).add(worker.degree)
         elif worker.gpu.efficiency is None:
             data_sheet.add(kind)

@@ -6,8 +6,9 @@ begin with layers that all pipelines of like layers shift alike. Of many devices
 
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 
-It is to be no worse than any solver alone; by the price of published formulas, and under the roofline as played, since
-the best as played of a search's best is what a plan is made of (`finish.best_played`).
+It is meant to be no worse than any solver alone, which chance may belie by a percent or two: by the price of published
+formulas, and under the roofline as played, since the best as played of a search's best is what a plan is made of
+(`finish.best_played`).
 """
 
 from collections.abc import Iterable, Iterator
