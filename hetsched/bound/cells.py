@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetsched.bound.capacity import FEW_PRICES, SLACK, Kind, Line, can_do
+from hetsched.bound.few_nodes import FewNodes
 from hetsched.bound.links import Hop, Reach
 from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
+from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import Case, Make, SpeedLevel
 from hetsched.cluster import Floats
@@ -92,6 +94,8 @@ class Cell:
         case: Case,
         divided: Divided,
         networks: NodeNetworks | None,
+        seats: Seats | None,
+        few: FewNodes | None,
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
@@ -117,7 +121,7 @@ class Cell:
             Parts(*reaches, self.replicas, sizes, at_node)
             for reaches in (zip(every, lean, rings, tied, strict=True) if len(self.replicas) else ())
         ]
-        self.networks = networks
+        self.networks, self.seats, self.few = networks, seats, few
         grouped = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
         self.outers = grouped
 
@@ -146,7 +150,20 @@ class Cell:
                 both[at] = self._case(outer, end_s, at, local, rounds)
                 left |= self._any_case(self.parts[0], end_s, both, rounds, (outer, local))
             among = left
-        return among
+        return self._may_be_seated(end_s, among) if rounds else among
+
+    def _may_be_seated(self, end_s: float, among: Flags) -> Flags:
+        """The same by what stages have room for and few nodes allow; of each group one number at least is looked at."""
+        if self.seats is None or self.few is None:
+            return among
+        left, starts = among.copy(), self.few.fewest_pipelines
+        for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
+            group = np.flatnonzero(among & (self.replicas >= fewest) & (self.replicas < most))
+            some = next((at for at in group if self.seats.allow(end_s, int(self.replicas[at]))), None)
+            left[group if some is None else group[group < some]] = False
+            if some is not None and not self.few.allow(end_s, fewest):
+                left[group] = False
+        return left
 
     def _networks_allow(self, end_s: float, among: Flags) -> Flags:
         """The same by what the networks of nodes allow."""

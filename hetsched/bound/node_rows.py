@@ -47,6 +47,11 @@ class Setting:
     both_s: float
 
     @property
+    def nodes(self) -> list[NodeClass]:
+        """One for each node."""
+        return [one for one in self.classes for _ in range(one.count)]
+
+    @property
     def gpus(self) -> int:
         """N."""
         return sum(one.count * one.gpus for one in self.classes)

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
+from hetsched.algorithms.integer_programme import Rows as Constraints
 from hetsched.algorithms.integer_programme import solve
 from hetsched.cluster import Floats, Indices
 
@@ -45,12 +46,22 @@ class Rows:
 
     def most(self, variables: Indices) -> float:
         """The most that these can add up to; -inf where nothing keeps all rows, inf where the solver does not know."""
-        at = np.concatenate(self._rows), np.concatenate(self._columns)
-        shape = len(self._limits), self._variables
-        matrix = coo_array((np.concatenate(self._values), at), shape=shape).tocsr()
         wanted = np.zeros(self._variables)
         wanted[variables] = -1
-        found = solve(wanted, [(matrix, -np.inf, np.array(self._limits))], 0.0, np.inf)
+        found = solve(wanted, [self._all()], 0.0, np.inf)
         if found.solved:
             return -found.costs
         return -np.inf if found.infeasible else np.inf
+
+    def kept(self, whole: int, most_nodes: int) -> bool:
+        """Whether all rows may be kept where the first `whole` variables are whole numbers.
+
+        most_nodes: of the search tree; what is not known by then may be.
+        """
+        found = solve(np.zeros(self._variables), [self._all()], 0.0, np.inf, whole, most_nodes=most_nodes)
+        return not found.infeasible
+
+    def _all(self) -> Constraints:
+        at = np.concatenate(self._rows), np.concatenate(self._columns)
+        matrix = coo_array((np.concatenate(self._values), at), shape=(len(self._limits), self._variables)).tocsr()
+        return matrix, -np.inf, np.array(self._limits)

@@ -54,7 +54,7 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    one of its steps from node to node has no more flows than such a team, or than the smaller of two around it in one
    node. Else all pipelines waste. If of one of several stages the first or the last team does not, a tied embedding's
    ring has this. Else both do in all of them.
-8. What all that stands in a node sends over its network: `nodes`.
+8. What all that stands in a node sends over its network: `nodes`; of few nodes, each by itself: `few_nodes`.
 """
 
 from collections.abc import Iterator
@@ -65,10 +65,13 @@ import numpy as np
 
 from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
+from hetsched.bound.few_nodes import MOST_NODES, FewNodes, Late
 from hetsched.bound.links import Links, divisions_of, reaches
 from hetsched.bound.node_classes import forward_share, node_classes
 from hetsched.bound.node_rows import Load
 from hetsched.bound.nodes import NodeNetworks
+from hetsched.bound.room import Room, device_bytes
+from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import SpeedLevel, speed_levels
 from hetsched.plan import Options
@@ -93,13 +96,28 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         sizes = MessageSizes.of(problem.model, job, choices.compression)
+        tight: dict[str, tuple[Seats | None, FewNodes | None]] = {}  # of all levels
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule in problem.schedules:
                 networks = _networks(problem, job, schedule, sizes, level, divided(most)[0].links)
+                if schedule not in tight:
+                    options = Options(schedule, recompute, max(zeros), choices.compression)
+                    tight[schedule] = _tight(problem, job, options, level, memory_fraction, sizes, networks)
                 for zero in zeros:
                     options = Options(schedule, recompute, zero, choices.compression)
                     for case in level.cases:
-                        cell = Cell(problem, job, options, level, memory_fraction, sizes, case, divided, networks)
+                        cell = Cell(
+                            problem,
+                            job,
+                            options,
+                            level,
+                            memory_fraction,
+                            sizes,
+                            case,
+                            divided,
+                            networks,
+                            *tight[schedule],
+                        )
                         if len(cell.replicas) and len(cell.stages):
                             yield cell
 
@@ -122,6 +140,30 @@ def _networks(
         schedule == "gpipe",
     )
     return NodeNetworks(node_classes(links, level, sizes.hop), load, level.slowest, (level.forward_s, 1 / level.team))
+
+
+def _tight(
+    problem: Problem,
+    job: TrainingJob,
+    options: Options,
+    level: SpeedLevel,
+    memory_fraction: float,
+    sizes: MessageSizes,
+    networks: NodeNetworks | None,
+) -> tuple[Seats | None, FewNodes | None]:
+    """What stages have room for, and what few nodes allow, in 1F1B; None where that is not known."""
+    nodes, devices = problem.cluster.nodes, problem.cluster.devices
+    if options.schedule != "1f1b" or networks is None or len(nodes) > MOST_NODES:
+        return None, None
+    room = Room(problem.cluster, problem.model, job, options, level, memory_fraction, np.arange(1.0, len(devices) + 1))
+    free = {gpu: device_bytes(gpu, memory_fraction) for node in nodes for gpu in node.gpus}
+    teams = dict.fromkeys(team.gpu for team in level.teams)
+    seats = Seats(level, room, {gpu: (free[gpu], sum(device.gpu == gpu for device in devices)) for gpu in teams})
+    setting, held = networks.setting, [(len(node.gpus), sum(free[gpu] for gpu in node.gpus)) for node in nodes]
+    most = [max(size for gpus, size in held if gpus == one.gpus) for one in setting.nodes]
+    late = Late.of(room, setting.load, np.array(most))
+    ends_bytes = sizes.whole - sizes.block * setting.load.blocks
+    return seats, FewNodes(setting.nodes, setting.load, level.slowest, level.forward_s, ends_bytes, late)
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from hetsched.bound.speeds import SpeedLevel
-from hetsched.cluster import Cluster, Floats
+from hetsched.cluster import Cluster, Floats, Gpu
 from hetsched.cost.memory import (
     FP32_BYTES,
     RESERVE_BYTES,
@@ -18,6 +18,12 @@ from hetsched.plan import Options
 from hetsched.workload import TrainingJob
 
 ROUNDING = 1e-9
+
+
+def device_bytes(gpu: Gpu, memory_fraction: float) -> float:
+    """What `stage_bytes`, but for its reserve, may fill of a GPU."""
+    size = float(gpu.memory_bytes)
+    return max(size * memory_fraction - (reserve_bytes(size) + RESERVE_BYTES) + 1, 0.0)
 
 
 class Room:
@@ -39,9 +45,8 @@ class Room:
         replicas: Floats,
     ) -> None:
         self.model, self.replicas, self.gpipe = model, replicas, options.schedule == "gpipe"
-        device = np.array([gpu.gpu.memory_bytes for gpu in cluster.devices], dtype=np.float64)
-        reserved = np.array([reserve_bytes(size) + RESERVE_BYTES for size in device])
-        usable = np.where(level.device > 0, np.maximum(device * memory_fraction - reserved + 1, 0.0), 0.0)
+        free = np.array([device_bytes(gpu.gpu, memory_fraction) for gpu in cluster.devices])
+        usable = np.where(level.device > 0, free, 0.0)
         self.usable = np.sort(usable[usable > 0])[::-1]
         self.team = float((usable * level.degree).max())
         states = STATE_BYTES if job.dtype_bytes < FP32_BYTES else STATE_BYTES - FP32_BYTES

@@ -1,0 +1,95 @@
+"""What few nodes allow, and what stages have room for: each plan of tiny clusters the time it takes, and not all."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetsched.bound.cells import Cell
+from hetsched.bound.roofline import cells_of
+from hetsched.catalog import find_model
+from hetsched.cluster import Cluster, Network
+from hetsched.cost.account import MEMORY_FRACTION
+from hetsched.cost.memory import RESERVE_BYTES, block_activation_bytes, logits_bytes
+from hetsched.cost.training import Roofline
+from hetsched.model import ModelSpec
+from hetsched.plan import Options
+from hetsched.problem import Choices, Problem
+from hetsched.readers import read_cluster
+from hetsched.workload import TrainingJob
+from tests.bound.enumerate_plans import every_chains
+from tests.bound.test_bound import tiny_model
+from tests.bound.test_nodes import small
+
+ROOT = Path(__file__).parents[2]
+
+
+def tight(cluster: Cluster, model: ModelSpec, job: TrainingJob, rng: np.random.Generator) -> Cluster:
+    """The same with GPUs that each hold from a third to all of the model, and some micro-batches."""
+    states = 18 * model.parameters * rng.uniform(0.3, 1.0)
+    kept = model.num_layers * block_activation_bytes(model, job) * rng.uniform(0.5, 2.0) + logits_bytes(model, job)
+    size = int((states + kept + RESERVE_BYTES) / 0.97)
+    nodes = [replace(n, gpus=tuple(replace(gpu, memory_bytes=size) for gpu in n.gpus)) for n in cluster.nodes]
+    bandwidth = cluster.network.bandwidth_bytes_per_s.copy()
+    np.fill_diagonal(bandwidth, float(rng.choice([2e9, 2e11])))
+    return replace(cluster, nodes=tuple(nodes), network=Network(bandwidth, cluster.network.latency_s))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
+    """Of all plans of each setting and number of pipelines the fastest."""
+    rng = np.random.default_rng(seed)
+    counts = [(2, 2), (2, 1, 1), (1, 1, 1, 1), (3, 1), (2, 2, 1), (3, 2)][seed]
+    model, job = tiny_model(rng, 3 if sum(counts) > 4 else 4), TrainingJob(int(rng.integers(4, 30)), 256)
+    cluster = tight(small(rng, counts, bool(rng.integers(2))), model, job, rng)
+    cells = list(cells_of(Problem(cluster, model, job, Choices(micro_batch=1, schedule="1f1b")), 1.0))
+    members = [np.flatnonzero(cluster.node_of == node).tolist() for node in range(len(counts))]
+    tested = 0
+    for recompute, zero in product((False, True), (2, 3)):
+        options = Options("1f1b", recompute, zero)
+        pricer = Roofline(1.0).chains(cluster, members, model, job, options)
+        assert pricer is not None
+        fastest: dict[int, float] = {}
+        for chains in every_chains(counts, range(len(counts)), model.num_layers):
+            if len(chains) <= job.global_batch:
+                seconds = pricer.stand(chains).seconds
+                fastest[len(chains)] = min(seconds, fastest.get(len(chains), np.inf))
+        for replicas, seconds in fastest.items():
+            if np.isfinite(seconds):
+                cell = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
+                assert cell.seats is not None
+                assert cell.few is not None
+                assert cell.seats.allow(seconds * (1 + 1e-9), replicas)
+                group = max(start for start in cell.few.fewest_pipelines if start <= replicas)
+                assert cell.few.allow(seconds * (1 + 1e-9), group)
+                assert not cell.few.allow(1e-5 * seconds, group)
+                tested += 1
+    assert tested
+
+
+def cell_of(micro_batch: int) -> Cell:
+    """Five machines of 8 GPUs with 12 or 24 GB, 4 Gbit/s apart; computing alone takes 35.3 s."""
+    cluster, model = read_cluster(ROOT / "cluster_specs" / "flashflex-a-slow.yaml"), find_model("llama-2-7b")
+    assert model is not None
+    choices = Choices(micro_batch=micro_batch, schedule="1f1b", recompute=False)
+    return next(cells_of(Problem(cluster, model, TrainingJob(480, 4096), choices), MEMORY_FRACTION))
+
+
+def test_what_whole_nodes_add() -> None:
+    """One pipeline has but two machines, or messages both ways of one between; several reduce what they share."""
+    few = cell_of(1).few
+    assert few is not None
+    assert not few.allow(58, 1)
+    assert few.allow(66, 1)  # 16 of the fastest GPUs compute that long
+    assert not few.allow(42.5, 2)
+    assert few.allow(86.9, 2)  # a plan of eight pipelines ends by then
+
+
+def test_what_room_by_position_adds() -> None:
+    """Early stages keep many micro-batches: two sequences at once leave too few blocks a GPU, or too slow teams."""
+    seats = [cell_of(size).seats for size in (1, 2, 4)]
+    assert all(seats)
+    fit_by = [[one is not None and one.allow(end_s, 8) for end_s in (45.0, 1e4)] for one in seats]
+    assert fit_by == [[True, True], [False, True], [False, True]]
