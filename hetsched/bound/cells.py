@@ -138,7 +138,7 @@ class Cell:
         """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
         if end_s < self.least_s * (1 - SLACK):
             return np.zeros_like(among)
-        if rounds:
+        if rounds and not self.seats:
             among = self._networks_allow(end_s, among)
         for parts in self.parts:
             among = self._any_case(parts, end_s, among, rounds)
@@ -150,18 +150,21 @@ class Cell:
                 both[at] = self._case(outer, end_s, at, local, rounds)
                 left |= self._any_case(self.parts[0], end_s, both, rounds, (outer, local))
             among = left
-        return self._may_be_seated(end_s, among) if rounds else among
+        return self._may_be_seated(end_s, among) if rounds and self.seats else among
 
     def _may_be_seated(self, end_s: float, among: Flags) -> Flags:
-        """The same by what stages have room for and few nodes allow; of each group one number at least is looked at."""
+        """The same by what stages have room for, and by nodes; of each group one number at least is looked at."""
         if self.seats is None or self.few is None:
             return among
         left, starts = among.copy(), self.few.fewest_pipelines
         for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
             group = np.flatnonzero(among & (self.replicas >= fewest) & (self.replicas < most))
-            some = next((at for at in group if self.seats.allow(end_s, int(self.replicas[at]))), None)
-            left[group if some is None else group[group < some]] = False
-            if some is not None and not self.few.allow(end_s, fewest):
+            first = self.seats.first(end_s, [int(number) for number in self.replicas[group]])
+            left[group if first is None else group[self.replicas[group] < first]] = False
+        left = self._networks_allow(end_s, left)
+        for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
+            group = np.flatnonzero(left & (self.replicas >= fewest) & (self.replicas < most))
+            if len(group) and not self.few.allow(end_s, fewest):
                 left[group] = False
         return left
 

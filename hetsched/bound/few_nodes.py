@@ -40,7 +40,7 @@ from hetsched.bound.programme import Rows
 from hetsched.bound.room import Room
 from hetsched.cluster import Floats
 
-MOST_NODES = 8
+MOST_NODES = 6
 MOST_SIZES = 32  # numbers of blocks that are told apart
 ROUNDING = 1e-6
 SEARCHED = 2000  # nodes of the search tree
@@ -171,7 +171,8 @@ class _Programme:
         rows, kinds = self.rows, (self.first, self.middle, self.last)
         some = [(kind, 1.0) for kind in kinds]
         seen = self.seen.shape[1]
-        rows.each((self.alone, 1), *((kind, -float(self.load.blocks)) for kind in kinds))
+        most = np.minimum(self.load.blocks, self.speed * (self.end_s - self.few.fill_s) + self.late_at)
+        rows.each((self.alone, 1), *((kind, -most) for kind in kinds))
         rows.each((self.alone, 1), (self.work, -1))
         rows.total(self.load.blocks, (self.alone, 1))
         for i, visits in enumerate(self.seen):
@@ -240,7 +241,8 @@ class _Programme:
         every, most_left = float(self.speed.sum()), len(few.nodes)
         network = [(one.hop_bytes_per_s, one.latency_s) for one in few.nodes]
         there_s, back_s = (np.array([size / rate + delay for rate, delay in network]) for size in load.hop_bytes)
-        least_s = (whole - self.late) / every + few.fill_s  # of A
+        least_s = (whole - self.late) / every + few.fill_s
+        rows.total(-least_s, (self.until, -1))
         idle = max(0.0, few.slowest * (least_s - few.fill_s) - whole)
         gone = float(self.gpus.sum()) * most_left * float(back_s.max()) / self.total
         half = few.slowest * (there_s + back_s) / 2

@@ -33,6 +33,12 @@ class Rows:
             self._add(len(self._limits) + np.arange(count), columns, values)
         self._limits += [0.0] * count
 
+    def several(self, count: int, *terms: tuple[Indices, Indices, Values]) -> None:
+        """So many rows with limit 0; of each term, which row each of its variables is in."""
+        for at, columns, values in terms:
+            self._add(len(self._limits) + at, columns, values)
+        self._limits += [0.0] * count
+
     def total(self, limit: float, *terms: tuple[Indices, Values]) -> None:
         """One row that adds up all."""
         for columns, values in terms:

@@ -8,6 +8,7 @@ the end; on a team of t GPUs of one kind, which does V blocks a second, it holds
    and the forwards of all stages but the m-th of its own; with the way back, T >= C + (m - 1) f_s + (m - r)+ b_s, where
    C is L blocks on the fastest team or more.
 So l is c at most, which is known of a group, r, and the team. Pipelines have one stage at each r at most, and L blocks.
+Neighbouring r far from the end are one place, with the least of them.
 n_g pipelines of a group, x stages of its pipelines at r on teams of a kind and size are the variables, any numbers:
     sum over g of n_g = D,  of m'' n_g >= M;  sum c x >= L n_g;  sum x at r <= n_g;  sum t x <= the GPUs of each kind.
 """
@@ -15,14 +16,16 @@ n_g pipelines of a group, x stages of its pipelines at r on teams of a kind and 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hetsched.bound.programme import Rows
 from hetsched.bound.room import Room
-from hetsched.bound.speeds import SpeedLevel, TeamSpeed
-from hetsched.cluster import Floats, Gpu, Indices
+from hetsched.bound.speeds import SpeedLevel
+from hetsched.cluster import Floats, Gpu
 
 FINE, COARSE = 1.2, 1.6  # how many times as many micro-batches pipelines of a group may do
 NEAR = 2.5  # fine up to so many times the mean, from as much less
+EVERY, PLACES = 20, 1.2  # places up to this are all told apart, beyond from one to so many times as much
 ROUNDING = 1e-9
 
 
@@ -37,82 +40,85 @@ class Seats:
         self.teams = sorted((team for team in level.teams if team.gpu in kinds), key=lambda team: team.degree)
         self.degrees = np.array([float(team.degree) for team in self.teams])
         self.own = {gpu: np.array([team.gpu == gpu for team in self.teams]) for gpu in kinds}
+        deepest = min(self.blocks, sum(count for _, count in kinds.values()))
+        places = [1.0]
+        while (last := places[-1]) <= deepest:
+            places.append(last + 1 if last < EVERY else np.floor(last * PLACES))
+        self.places, self.widths = np.array(places[:-1]), np.diff(places)
         self.way_s = self.blocks / level.team
-        self._excluded: dict[int, float] = {}
-        self._allowed: dict[int, float] = {}
+        self._excluded: dict[tuple[int, int], float] = {}
+        self._allowed: dict[tuple[int, int], float] = {}
 
-    def allow(self, end_s: float, replicas: int) -> bool:
-        """Whether it does not exclude that a plan of so many pipelines ends by `end_s`."""
-        if end_s <= self._excluded.get(replicas, 0.0):
+    def first(self, end_s: float, replicas: Sequence[int]) -> int | None:
+        """The first of these numbers of pipelines, in ascending order, of which it allows a plan to end by `end_s`."""
+        if len(replicas) > 2 and not self.allow(end_s, replicas[0], replicas[-1]):
+            return None
+        return next((number for number in replicas if self.allow(end_s, number, number)), None)
+
+    def allow(self, end_s: float, fewest: int, most: int) -> bool:
+        """Whether it does not exclude that a plan ends by `end_s` of a number of pipelines in a range."""
+        key = fewest, most
+        if end_s <= self._excluded.get(key, 0.0):
             return False
-        if end_s >= self._allowed.get(replicas, np.inf):
+        if end_s >= self._allowed.get(key, np.inf):
             return True
-        allowed = self._allow(end_s, replicas)
-        (self._allowed if allowed else self._excluded)[replicas] = end_s
+        allowed = self._allow(end_s, fewest, most)
+        (self._allowed if allowed else self._excluded)[key] = end_s
         return allowed
 
-    def _groups(self, replicas: int) -> list[tuple[float, float]]:
+    def _groups(self, fewest: int, most: int) -> list[tuple[float, float]]:
         """The fewest and the most micro-batches of each."""
         every = self.room.micro_batches
-        found, low, mean = [], 1.0, every / replicas
+        found, low = [], 1.0
         while low <= every:
-            ratio = FINE if mean / NEAR <= low <= mean * NEAR else COARSE
+            ratio = FINE if every / most / NEAR <= low <= every / fewest * NEAR else COARSE
             high = max(low + 1, np.floor(low * ratio))
             found.append((low, float(min(high - 1, every))))
             low = float(high)
         return found
 
-    def _allow(self, end_s: float, replicas: int) -> bool:
-        groups = self._groups(replicas)
-        rows, blocks = Rows(), float(self.blocks)
-        numbers: list[Indices] = []
-        used: dict[Gpu, list[tuple[Indices, Floats]]] = {gpu: [] for gpu in self.kinds}
-        for low, _ in groups:
-            pipelines = rows.new(1)
-            stages: list[tuple[Indices, Floats]] = []
-            for at in self._most_blocks(end_s, replicas, low):
-                chosen = _not_worse(self.teams, at)
-                if not chosen:
-                    break
-                here = rows.new(len(chosen))
-                rows.total(0, (here, 1), (pipelines, -1))
-                stages.append((here, -at[chosen]))
-                for gpu, own in self.own.items():
-                    used[gpu].append((here, (self.degrees * own)[chosen]))
-            rows.total(0, (pipelines, blocks), *stages)
-            numbers.append(pipelines)
+    def _allow(self, end_s: float, fewest: int, most: int) -> bool:
+        low, high = np.array(self._groups(fewest, most)).T
+        fits = self._most_blocks(end_s, most, low)
+        group, place, team = np.nonzero(self._worth_it(fits))
+        rows, wide = Rows(), len(self.places)
+        pipelines, teams = rows.new(len(low)), rows.new(len(team))
+        rows.several(len(low), (group, teams, -fits[group, place, team]), (np.arange(len(low)), pipelines, self.blocks))
+        at = np.arange(len(low) * wide)
+        rows.several(
+            len(at),
+            (group * wide + place, teams, 1.0),
+            (at, np.repeat(pipelines, wide), -np.tile(self.widths, len(low))),
+        )
         for gpu, (_, count) in self.kinds.items():
-            rows.total(count, *used[gpu])
-        every = np.concatenate(numbers)
-        rows.total(replicas, (every, 1))
-        rows.total(-replicas, (every, -1))
-        rows.total(-self.room.micro_batches * (1 - ROUNDING), (every, -np.array([high for _, high in groups])))
+            rows.total(count, (teams, (self.degrees * self.own[gpu])[team]))
+        rows.total(most, (pipelines, 1))
+        rows.total(-fewest, (pipelines, -1))
+        rows.total(-self.room.micro_batches * (1 - ROUNDING), (pipelines, -high))
         return rows.kept(0, 1)
 
-    def _most_blocks(self, end_s: float, replicas: int, micro_batches: float) -> Floats:
-        """(stages, teams): c of at least so many micro-batches, by r from 1 on."""
-        room = self.room
-        behind = np.arange(1, min(self.blocks, sum(count for _, count in self.kinds.values())) + 1)[:, None]
+    def _worth_it(self, fits: Floats) -> NDArray[np.bool_]:
+        """(groups, places, teams): which hold some blocks, and more than any smaller one of the kind; no place after
+        one where none does."""
+        found = np.zeros(fits.shape, dtype=np.bool_)
+        for own in self.own.values():
+            held = fits[:, :, own]
+            before = np.maximum.accumulate(np.concatenate([np.zeros((*held.shape[:2], 1)), held], axis=2), axis=2)
+            found[:, :, own] = held > before[:, :, :-1]
+        return found & np.logical_and.accumulate(found.any(axis=2), axis=1)[:, :, None]
+
+    def _most_blocks(self, end_s: float, replicas: int, micro_batches: Floats) -> Floats:
+        """(groups, places, teams): c of at least so many micro-batches; replicas: at most."""
+        room, behind, count = self.room, self.places[:, None], micro_batches[:, None, None]
         usable = np.array([team.degree * self.kinds[team.gpu][0] for team in self.teams])
         states = room.model.block_parameters * room.parameter[replicas - 1]
         free = usable - np.where(behind == 1, room.logits, 0.0)
-        fits = free / (states + np.minimum(behind, micro_batches) * room.activation)
+        fits = free / (states + np.minimum(behind, count) * room.activation)
         speed = np.array([team.blocks_per_s for team in self.teams])
         forward_s = np.array([team.forward_s for team in self.teams])
-        backwards = np.maximum(micro_batches - behind, 0) * (1 / speed - forward_s)
+        passes_s = (count - 1) * forward_s + np.maximum(count - behind, 0) * (1 / speed - forward_s)
         with np.errstate(divide="ignore"):
-            ends = (end_s - self.way_s) / ((micro_batches - 1) * forward_s + backwards)
-        most = np.minimum(np.minimum(fits, ends), end_s * speed / micro_batches)
+            ends = (end_s - self.way_s) / passes_s
+        most = np.minimum(np.minimum(fits, ends), end_s * speed / count)
         whole: Floats = np.floor(np.minimum(most, self.blocks) * (1 + ROUNDING))
         return np.maximum(whole, 0.0)
-
-
-def _not_worse(teams: Sequence[TeamSpeed], most: Floats) -> list[int]:
-    """Of teams in ascending size those that hold some blocks, and more than any smaller one of the kind."""
-    best: dict[Gpu, float] = {}
-    found = []
-    for number, team in enumerate(teams):
-        if most[number] > best.get(team.gpu, 0.0):
-            best[team.gpu] = float(most[number])
-            found.append(number)
-    return found

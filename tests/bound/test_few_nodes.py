@@ -61,7 +61,8 @@ def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
                 cell = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
                 assert cell.seats is not None
                 assert cell.few is not None
-                assert cell.seats.allow(seconds * (1 + 1e-9), replicas)
+                assert cell.seats.first(seconds * (1 + 1e-9), [replicas]) == replicas
+                assert cell.seats.allow(seconds * (1 + 1e-9), 1, sum(counts))
                 group = max(start for start in cell.few.fewest_pipelines if start <= replicas)
                 assert cell.few.allow(seconds * (1 + 1e-9), group)
                 assert not cell.few.allow(1e-5 * seconds, group)
@@ -91,5 +92,5 @@ def test_what_room_by_position_adds() -> None:
     """Early stages keep many micro-batches: two sequences at once leave too few blocks a GPU, or too slow teams."""
     seats = [cell_of(size).seats for size in (1, 2, 4)]
     assert all(seats)
-    fit_by = [[one is not None and one.allow(end_s, 8) for end_s in (45.0, 1e4)] for one in seats]
+    fit_by = [[one is not None and one.allow(end_s, 8, 8) for end_s in (45.0, 1e4)] for one in seats]
     assert fit_by == [[True, True], [False, True], [False, True]]
