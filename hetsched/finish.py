@@ -16,9 +16,10 @@ from hetsched.plan import ClusterReference, Plan
 from hetsched.problem import MICRO_BATCHES, Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
 from hetsched.simulate.training import passes_of, simulate_iteration
-from hetsched.solvers.base import Solver
+from hetsched.solvers.base import Candidate, Solver
 
 MOST_PLAYED = 400_000  # passes: some seconds
+NO_SLOWER = 1e-3  # of the time: what less ZeRO may take more
 BASELINE_STEPS: dict[str, int | None] = {"megatron": None, "random": 16}  # None: the solver's own number
 
 
@@ -64,24 +65,38 @@ def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
     What the model has meet on average may meet more or less often in one plan than in another. So whoever compares
     results compares them as played, where that was possible. A published formula stands for itself: its best is kept;
     and so is the best of plans of so many passes that playing takes long, of the first finalists that do not.
+
+    Of ZeRO it has as little as it needs, where that is open: searches look for plans with most of what costs no time.
     """
     if model.name != Roofline().name:
         return result
-    played: list[tuple[float, int, float]] = []
+    played: list[tuple[float, int, Candidate, float]] = []
     passes = 0
     for number, finalist in enumerate(result.finalists):
         passes += passes_of(finalist.plan)
         if passes > MOST_PLAYED:
             break
-        seconds = simulate_iteration(problem.cluster, finalist.plan).iteration_s
-        usd_per_hour = plan_usd_per_hour(problem.cluster, finalist.plan, seconds)
-        cost = replace(finalist.cost, iteration_s=seconds, usd_per_hour=usd_per_hour)
-        played.append((cost.rank(problem.objective)[1], number, seconds))
+        seconds, worth = _played(problem, finalist)
+        played.append((worth, number, finalist, seconds))
     if not played:
         return result
-    _, number, seconds = min(played)
-    best = result.finalists[number]
+    worth, _, best, seconds = min(played)
+    for zero in range(best.plan.options.zero if problem.choices.zero is None else 0):
+        plan = replace(best.plan, options=replace(best.plan.options, zero=zero))
+        less = Candidate(plan, model.price(problem.cluster, plan))
+        if less.cost.feasible and less.cost.iteration_s <= best.cost.iteration_s * (1 + NO_SLOWER):
+            less_s, less_worth = _played(problem, less)
+            if less_worth <= worth * (1 + NO_SLOWER):
+                best, seconds = less, less_s
+                break
     return replace(result, best=best.plan, cost=best.cost, played_s=seconds)
+
+
+def _played(problem: Problem, candidate: Candidate) -> tuple[float, float]:
+    """The iteration as simulated, and what of its rank is not whether it fits."""
+    seconds = simulate_iteration(problem.cluster, candidate.plan).iteration_s
+    usd_per_hour = plan_usd_per_hour(problem.cluster, candidate.plan, seconds)
+    return seconds, replace(candidate.cost, iteration_s=seconds, usd_per_hour=usd_per_hour).rank(problem.objective)[1]
 
 
 def bounded(problem: Problem, model: CostModel, result: Result) -> Result:

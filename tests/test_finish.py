@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from hetsched.solvers.base import Candidate
 from hetsched.workload import TrainingJob
 
 MakeCluster = Callable[..., Cluster]
-STEPS = 16
+STEPS = 40
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,28 @@ def test_the_best_as_played_of_those_near_the_best_in_price(random_cluster: Make
             assert best.cost == result.finalists[chosen].cost
             others += best.best != result.best
     assert others > 0
+
+
+def test_a_plan_has_as_little_of_zero_as_it_needs(random_cluster: MakeCluster) -> None:
+    """Searches look at ZeRO 2 alone of what costs no time."""
+    stages = set()
+    for seed, fraction in product(range(3), (0.92, 0.5, 0.3)):
+        model = COST_MODELS["roofline"](fraction)
+        problem = replace(problem_of(random_cluster, seed), choices=Choices(micro_batch=1, schedule="1f1b"))
+        found = solve(problem, SOLVERS["local-search"], model, stop=MaxSteps(8))
+        assert {candidate.plan.options.zero for candidate in found.finalists} <= {2, 3}
+        best = best_played(problem, model, found)
+        zero = best.best.options.zero
+        stages.add(zero)
+        for less in range(zero):
+            plan = replace(best.best, options=replace(best.best.options, zero=less))
+            cost = model.price(problem.cluster, plan)
+            played_s = simulate_iteration(problem.cluster, plan).iteration_s
+            assert best.played_s is not None
+            slower = cost.iteration_s > best.cost.iteration_s or played_s > best.played_s
+            assert not cost.feasible or slower
+    assert min(stages) < 2
+    assert len(stages) > 1
 
 
 def test_a_published_formula_is_not_played(random_cluster: MakeCluster) -> None:

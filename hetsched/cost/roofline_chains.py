@@ -120,7 +120,7 @@ class RooflineChains(RooflineStages):
             self._patterns.setdefault(pattern, len(self._patterns)),
             max(pace_s, round_trip_s(works, free)) if may_cross(self.options) else pace_s,
             sum(times) + sum(map(_both_ways_s, free)),
-            _least(works, free),
+            self._least(works, free),
             groups,
             nodes,
             degrees,
@@ -128,6 +128,28 @@ class RooflineChains(RooflineStages):
             list(accumulate((count for _, count in chain), initial=0)),
             [s for s, (_, count) in enumerate(chain) for _ in range(count)],
         )
+
+    def _least(self, works: Sequence[StageWork], hops: Sequence[Hop]) -> _Lines:
+        """The least that a pipeline takes.
+
+        A stage works on all micro-batches after the first came through the stages before it, and the last goes back
+        through them. The last micro-batch that a link carries then goes through all else. In 1F1B a stage does backward
+        i + k + 1 a way there and back later than backward i, as the stage k further on has done forwards no further
+        than this one: so once a micro-batch went through, all but as many as there are stages take a round trip each.
+        """
+        lines, before = [], 0.0
+        for work, hop in zip(works, [*hops, Hop()], strict=True):
+            lines.append((before, work.forward_s + work.backward_s))
+            before += work.forward_s + work.backward_s + _both_ways_s(hop)
+        for hop in hops:
+            busy = max(hop.forward_occupied_s, hop.backward_occupied_s)
+            lines.append((before - busy, busy))
+        if may_cross(self.options):
+            trip_s = round_trip_s(works, hops)
+            lines.append((before - len(works) * trip_s, trip_s))
+        lines.append((before, 0.0))
+        steepest = max(lines, key=itemgetter(1, 0))
+        return [steepest, *(line for line in lines if line[0] > steepest[0])]  # the others are below it
 
     # ---- a whole plan
 
@@ -166,7 +188,7 @@ class RooflineChains(RooflineStages):
             key: (work, self._hops(key, work)) for key, work in zip(keys, works, strict=True) if key not in self._played
         }
         if new:
-            least = [_most_s(_least(*new[key]), key[1]) if key in new else max(self._played[key]) for key in keys]
+            least = [_most_s(self._least(*new[key]), key[1]) if key in new else max(self._played[key]) for key in keys]
             if _guide_s(least, max(least) + first_s) > limit_s:
                 return beyond
             self._play(new)
@@ -251,24 +273,6 @@ def _with_gathers(works: Sequence[list[StageWork]], rings: Rings, gather_s: Sequ
 
 def _both_ways_s(hop: Hop) -> float:
     return hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
-
-
-def _least(works: Sequence[StageWork], hops: Sequence[Hop]) -> _Lines:
-    """The least that a pipeline takes.
-
-    A stage works on all micro-batches after the first came through the stages before it, and the last goes back through
-    them. The last micro-batch that a link carries then goes through all else.
-    """
-    lines, before = [], 0.0
-    for work, hop in zip(works, [*hops, Hop()], strict=True):
-        lines.append((before, work.forward_s + work.backward_s))
-        before += work.forward_s + work.backward_s + _both_ways_s(hop)
-    for hop in hops:
-        busy = max(hop.forward_occupied_s, hop.backward_occupied_s)
-        lines.append((before - busy, busy))
-    lines.append((before, 0.0))
-    steepest = max(lines, key=itemgetter(1, 0))
-    return [steepest, *(line for line in lines if line[0] > steepest[0])]  # the others are below it
 
 
 def _most_s(lines: _Lines, count: int) -> float:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 from hetsched.cost.compute import StageWork
 
@@ -29,6 +30,7 @@ class Hop:
 
 
 NO_HOP = Hop()
+SAME_S = 1e-12  # relative: times that differ by less are the same
 
 
 def pace_of(work: Sequence[StageWork], hops: Sequence[Hop]) -> float:
@@ -43,22 +45,29 @@ def round_trip_s(work: Sequence[StageWork], hops: Sequence[Hop]) -> float:
     A stage that k others follow has at most k + 1 micro-batches under way more than the last of these: so from any
     stage to any later one, the way there and back takes k + 1 such times or less (see `algorithms.pipeline_dp`).
     """
-    ways: list[float] = []  # from each stage to the one at hand, there and back
-    longest = way_s = 0.0
-    for w, hop in zip(work, [NO_HOP, *hops], strict=True):
-        way_s = hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
-        own_s = w.forward_s + w.backward_s
-        ways = [way + way_s + own_s for way in ways]
-        ways.append(own_s)
-        size = len(ways)
-        longest = max([longest, *[way / (size - s) for s, way in enumerate(ways)]])
-    return longest
+    begins, ends, at_s = [], [], 0.0  # of the stages, on a way there and back from the first
+    for w, hop in zip(work, [*hops, NO_HOP], strict=True):
+        begins.append(at_s)
+        at_s += w.forward_s + w.backward_s
+        ends.append(at_s)
+        at_s += hop.forward_occupied_s + hop.forward_latency_s + hop.backward_occupied_s + hop.backward_latency_s
+    longest = 0.0
+    while True:  # of all trips the one that most exceeds the longest so far, till none does (Dinkelbach 1967)
+        most, least, first, found = SAME_S * at_s, inf, 0, longest
+        for s, begin in enumerate(begins):
+            if begin - longest * s < least:
+                least, first = begin - longest * s, s
+            if ends[s] - longest * (s + 1) - least > most:
+                most = ends[s] - longest * (s + 1) - least
+                found = (ends[s] - begins[first]) / (s + 1 - first)
+        if found <= longest:
+            return longest
+        longest = found
 
 
 # Of the stages in turn: seconds of a pass; how long its message occupies the link after it, and takes to arrive after
 # that; and how long the stage itself is held up by it.
 _Passes = list[tuple[float, float, float, float]]
-SAME_S = 1e-12  # relative: states that differ by less repeat
 
 
 def play(

@@ -7,12 +7,13 @@ from random import Random
 
 from hetsched.cost.base import CostModel
 from hetsched.cost.chains import Chain, ChainPricer, Group, Standing
+from hetsched.cost.traffic import GATHERED_WEIGHTS
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_moves import Limits
 from hetsched.solvers.chain_walk import Walk
-from hetsched.solvers.grid import QUICK, Variant, variant_of, variants
+from hetsched.solvers.grid import QUICK, Variant, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob
 
@@ -108,18 +109,19 @@ class Place:
 class Arenas:
     """The arenas of a problem: for each schedule and micro-batch size, from the fastest setting to the least memory.
 
-    Empty where the cost model has no quick prices.
+    Of ZeRO 0 to 2 the last alone: by the cost models it takes no longer, and leaves most room for layers. A plan that
+    does with less gets less (`finish.best_played`). Empty where the cost model has no quick prices.
     """
 
     def __init__(self, problem: Problem, model: CostModel) -> None:
         self.problem, self.inventory = problem, Inventory(problem.cluster)
         self.ladders: list[list[Arena]] = []
-        self._of: dict[Variant, Arena] = {}
         for ladder in variants(problem, model.assumes):
-            rungs = [arena for variant in ladder if (arena := self._arena(model, variant)) is not None]
+            zeros = [variant.zero for variant in ladder if variant.zero < GATHERED_WEIGHTS]
+            chosen = [variant for variant in ladder if variant.zero >= max(zeros, default=GATHERED_WEIGHTS)]
+            rungs = [arena for variant in chosen if (arena := self._arena(model, variant)) is not None]
             if rungs:
                 self.ladders.append(rungs)
-                self._of.update({arena.variant: arena for arena in rungs})
         self._usual: list[list[Arena]] = []
         for schedule in dict.fromkeys(ladder[0].variant.schedule for ladder in self.ladders):
             of_schedule = [ladder for ladder in self.ladders if ladder[0].variant.schedule == schedule]
@@ -136,48 +138,41 @@ class Arenas:
         return bool(self.ladders)
 
     def __iter__(self) -> Iterator[Arena]:
-        return iter(self._of.values())
-
-    def of(self, variant: Variant) -> Arena | None:
-        """The arena of a setting."""
-        return self._of.get(variant)
-
-    def place(self, candidate: Candidate) -> Place | None:
-        """Where a plan stands; None where it does not fit, or is of no setting that is searched."""
-        arena = self.of(variant_of(candidate.plan))
-        if arena is None or not candidate.cost.feasible:
-            return None
-        standing = arena.pricer.stand(self.inventory.chains(candidate.plan))
-        return Place(arena, standing) if standing.seconds < inf else None
+        return iter([arena for ladder in self.ladders for arena in ladder])
 
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
-        """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
+        """The best setting for a hand; None where no setting fits.
 
-        quick: one micro-batch size of each schedule, or the least where that does not fit.
+        quick: memory is saved only as far as needed, with one micro-batch size of each schedule, or the least where
+        that does not fit.
         """
         if not quick:
-            return _best_of(self.ladders, hand)
-        return _best_of(self._usual, hand) or _best_of(self.ladders[:1], hand)
+            return _best(_best_rung(ladder, hand) for ladder in self.ladders)
+        return _best(_first(ladder, hand) for ladder in self._usual) or _first(self.ladders[0], hand)
 
     def settle_as(self, arena: Arena, hand: Hand) -> Place | None:
         """The hand with the schedule and the micro-batch size of an arena; None where it does not fit so."""
-        return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
+        return _best_rung(next(ladder for ladder in self.ladders if arena in ladder), hand)
 
 
-def _best_of(ladders: Iterable[Sequence[Arena]], hand: Hand) -> Place | None:
-    places = [place for ladder in ladders if (place := _first(ladder, hand)) is not None]
-    return min(places, key=lambda place: place.worth, default=None)
+def _best(places: Iterable[Place | None]) -> Place | None:
+    return min((place for place in places if place is not None), key=lambda place: place.worth, default=None)
+
+
+def _best_rung(ladder: Sequence[Arena], hand: Hand) -> Place | None:
+    """The best setting; to recompute may pay where memory forbids layers that suit. Gathers are for need alone."""
+    usual = [arena for arena in ladder if arena.variant.zero < GATHERED_WEIGHTS]
+    return _best(_at(arena, hand) for arena in usual) or _first(ladder[len(usual) :], hand)
 
 
 def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
-    """The first setting that fits; the last needs the least memory, so none does where that does not."""
-    for number, arena in enumerate(ladder):
-        standing = arena.stand(hand)
-        if standing is not None:
-            return Place(arena, standing)
-        if number == 0 and ladder[-1].stand(hand) is None:
-            return None
-    return None
+    """The first setting that fits."""
+    return next((place for arena in ladder if (place := _at(arena, hand)) is not None), None)
+
+
+def _at(arena: Arena, hand: Hand) -> Place | None:
+    standing = arena.stand(hand)
+    return None if standing is None else Place(arena, standing)
 
 
 def hand_of(chains: Sequence[Chain]) -> list[list[Group]]:

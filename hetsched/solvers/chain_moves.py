@@ -221,7 +221,7 @@ def in_step(draft: Draft) -> Changes | None:
         return None
     i, j = draft.below(len(chain)), draft.below(len(chain) - 1)
     j += j >= i
-    way = draft.below(6)
+    way = max(0, draft.below(9) - 3)
     if way == 0 and chain[i][1] < 2:
         return None
     like, anew = _layers(chain), way in (3, 5)
@@ -254,6 +254,25 @@ def imitate_layers(draft: Draft) -> Changes | None:
         for position, other in enumerate(draft.chains)
         if len(other) == len(like) and _layers(other) != like
     }
+
+
+def reordered(chains: list[Chain], pair: tuple[int, int]) -> list[Chain]:
+    """Pipelines in another order, in which rings go through them: those from the first of the pair to the second turned
+    round (2-opt: Croes 1958, doi:10.1287/opre.6.6.791); or, where it comes after the second, that one put before it.
+    """
+    i, j = pair
+    if i < j:
+        return [*chains[:i], *chains[i : j + 1][::-1], *chains[j + 1 :]]
+    return [*chains[:j], chains[i], *chains[j:i], *chains[i + 1 :]]
+
+
+def reorder(draft: Draft) -> Changes | None:
+    """The pipelines in another order."""
+    pair = draft.pick(), draft.pick()
+    if len(draft.chains) < 3 or pair[0] == pair[1]:
+        return None
+    after = reordered(draft.chains, pair)
+    return {p: chain for p, chain in enumerate(after) if chain != draft.chains[p]} or None
 
 
 def found(draft: Draft) -> Changes | None:
@@ -296,6 +315,7 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (imitate, 0.04),
     (in_step, 0.20),
     (imitate_layers, 0.02),
+    (reorder, 0.04),
     (found, 0.01),
     (dissolve, 0.01),
 )

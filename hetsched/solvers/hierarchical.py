@@ -8,9 +8,10 @@
    degrees, each priced (`chain_walk`); and so again for other numbers of pipelines.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
+from itertools import permutations
 from random import Random
 
 import numpy as np
@@ -20,10 +21,11 @@ from scipy.optimize import linear_sum_assignment
 from hetsched.algorithms.graph_partition import partition
 from hetsched.algorithms.open_tsp import held_karp, local_search
 from hetsched.cost.base import CostModel
-from hetsched.cost.chains import Group
+from hetsched.cost.chains import Chain, Group
 from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
+from hetsched.solvers.chain_moves import reordered
 from hetsched.solvers.inventory import Inventory
 from hetsched.solvers.megatron import WIDTHS, Megatron
 
@@ -61,16 +63,20 @@ class Hierarchical:
             yield place.candidate()
         if not best:  # the baseline's plans say what does not fit
             yield from Megatron().search(problem, model, rng)
-            return
-        turn = 0
-        while True:
-            place = best[turn % len(best)]
+        for place in self.refined(best, random):
+            yield place.candidate()
+
+    def refined(self, best: Sequence[Place], random: Random) -> Iterator[Place]:
+        """Walks from these plans in turn, for ever; after each turn the worst is left, down to two."""
+        best, turn = list(best), 0
+        while best:
+            place = best[turn]
             found = refine(place, random, self.hot, self.cold)
-            yield found.candidate()
+            yield found
             if found.worth < place.worth:
-                best[turn % len(best)] = found
-            turn += 1
-            if turn % len(best) == 0:
+                best[turn] = found
+            turn = (turn + 1) % len(best)
+            if turn == 0:
                 best.sort(key=lambda place: place.worth)
                 best = best[: max(2, len(best) - 1)]
 
@@ -82,32 +88,44 @@ def refine(place: Place, random: Random, hot: float, cold: float) -> Place:
 
 
 def in_step(place: Place, random: Random) -> Place:
-    """A plan of pipelines with the same layers, walked down by single layers that all of them shift alike.
-
-    Each pair of stages is tried once in a round, in a random order, for about IN_STEP_S seconds at most.
+    """A plan walked down by the order of its pipelines, in which rings go round; then, where all have the same layers,
+    by single ones that all of them shift alike.
     """
+    chains = place.standing.chains
+    place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
+    alike = len({tuple([count for _, count in chain]) for chain in chains}) == 1
+    return _descent(place, list(permutations(range(len(chains[0])), 2)), _shifted, random) if alike else place
+
+
+def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
+    """A layer less in one stage of each pipeline, and one more in another."""
+    i, j = pair
+    if chains[0][i][1] < 2:
+        return None
+    return [tuple((group, count + (s == j) - (s == i)) for s, (group, count) in enumerate(chain)) for chain in chains]
+
+
+def _descent(
+    place: Place,
+    pairs: list[tuple[int, int]],
+    changed: Callable[[list[Chain], tuple[int, int]], list[Chain] | None],
+    random: Random,
+) -> Place:
+    """Each pair is tried once in a round, in a random order, for about IN_STEP_S seconds at most."""
     pricer, standing = place.arena.pricer, place.standing
-    layers = [count for _, count in standing.chains[0]]
-    if any([count for _, count in chain] != layers for chain in standing.chains):
-        return place
     left = max(30, int(IN_STEP_S / pricer.move_s(standing.chains)))
-    pairs = [(i, j) for i in range(len(layers)) for j in range(len(layers)) if i != j]
     gained = True
     while gained and left > 0:
         gained = False
         random.shuffle(pairs)
-        for i, j in pairs[:left]:
-            if layers[i] < 2:
+        for pair in pairs[:left]:
+            chains = changed(standing.chains, pair)
+            if chains is None:
                 continue
             left -= 1
-            shifted = [count + (s == j) - (s == i) for s, count in enumerate(layers)]
-            chains = [
-                tuple((group, count) for (group, _), count in zip(chain, shifted, strict=True))
-                for chain in standing.chains
-            ]
             trial = pricer.stand(chains, standing.guide_s, standing)
             if trial.guide_s < standing.guide_s:
-                standing, layers, gained = trial, shifted, True
+                standing, gained = trial, True
     return Place(place.arena, standing)
 
 

@@ -1,0 +1,34 @@
+"""Walking down pipelines in step: the order in which rings go through them, against all orders."""
+
+from collections.abc import Callable
+from itertools import permutations
+from random import Random
+
+import pytest
+
+from hetsched.catalog import find_model
+from hetsched.cluster import Cluster
+from hetsched.cost import COST_MODELS
+from hetsched.problem import Choices, Problem
+from hetsched.solvers.arena import Arenas, Place
+from hetsched.solvers.hierarchical import in_step
+from hetsched.workload import TrainingJob
+
+
+def test_rings_go_round_in_the_best_order(random_cluster: Callable[..., Cluster]) -> None:
+    """Five pipelines of one GPU each, in a node of its own, with no two links alike, there or back."""
+    model, gained = find_model("gpt2"), []
+    assert model is not None
+    for seed in range(10):
+        cluster = random_cluster(seed, (1,) * 5, kinds=("A100-SXM-80GB",))
+        choices = Choices(micro_batch=1, schedule="1f1b", recompute=False, zero=0)
+        arenas = Arenas(Problem(cluster, model, TrainingJob(20, 512), choices), COST_MODELS["roofline"](0.92))
+        arena = next(iter(arenas))
+        chains = [(((member,), model.num_layers),) for member in range(5)]
+        start = Place(arena, arena.pricer.stand(chains))
+        best_s = min(arena.pricer.stand(order).seconds for order in permutations(chains))
+        found = in_step(start, Random(0))
+        assert found.seconds == pytest.approx(best_s, rel=1e-9)
+        gained.append(start.seconds / found.seconds)
+    assert min(gained) >= 1
+    assert max(gained) > 1.1
