@@ -41,7 +41,7 @@ AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill 
 class Auto:
     """See the module. `grids` are searched at most where grids are all there is."""
 
-    walks: int = 50
+    walks: int = 70
     grids: int = 3
     searched: GridRounds = field(default_factory=GridRounds)
     name: str = "auto"
