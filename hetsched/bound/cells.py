@@ -4,22 +4,22 @@ The proofs, with the numbers that stand here, are in `roofline`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hetsched.bound.capacity import FEW_PRICES, SLACK, Kind, Line, can_do
+from hetsched.bound.capacity import SLACK, Kind, Line, can_do
 from hetsched.bound.few_nodes import FewNodes
-from hetsched.bound.links import Hop, Reach
+from hetsched.bound.links import Reach
 from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
-from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
+from hetsched.bound.rounds import Blocks, Reductions, Way, most_in_rounds
 from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import Case, Make, SpeedLevel
+from hetsched.bound.spread import Burden, Chain, Holding, Spread, holdings, narrower, nests_of, spread_of, ways_of
 from hetsched.cluster import Floats
 from hetsched.plan import Options
 from hetsched.problem import Problem
@@ -27,57 +27,6 @@ from hetsched.workload import TrainingJob
 
 Flags = NDArray[np.bool_]
 Divided = Callable[[int], Sequence[Reach]]  # each division's links, where one of two teams has so many GPUs at most
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Over how many parts (`local`) blocks are spread that are local to one, by number of pipelines, (n,).
-
-    stage_s: seconds a stage reduces, whatever its bytes; per_byte: more a byte of blocks, on average; least_per_byte:
-    of any block; ends_per_byte: of embedding and head. allowed: where there can be so many.
-    """
-
-    local: int
-    stage_s: Floats
-    per_byte: Floats
-    least_per_byte: Floats
-    ends_per_byte: Floats
-    allowed: Flags
-
-    def or_else(self, other: "Spread") -> "Spread":
-        """The same with the seconds of a coarser division where all-reduces take more by it."""
-        more = other.least_per_byte > self.per_byte
-        return replace(
-            self,
-            stage_s=np.where(more, other.stage_s, self.stage_s),
-            per_byte=np.where(more, other.per_byte, self.per_byte),
-            least_per_byte=np.where(more, other.least_per_byte, self.least_per_byte),
-            ends_per_byte=np.where(more, other.ends_per_byte, self.ends_per_byte),
-            allowed=self.allowed & other.allowed,
-        )
-
-    def of(self, at: NDArray[np.intp]) -> "Spread":
-        """The same for some numbers of pipelines."""
-        return Spread(
-            self.local,
-            self.stage_s[at],
-            self.per_byte[at],
-            self.least_per_byte[at],
-            self.ends_per_byte[at],
-            self.allowed[at],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How pipelines go across parts: at least so often, (S,); the hops inside a part and across."""
-
-    crossing: Floats
-    near: Hop
-    far: Hop
-
-
-Outer = tuple[Parts, int]  # a coarser division, and how many of its parts have local blocks
 
 
 class Cell:
@@ -122,8 +71,10 @@ class Cell:
             for reaches in (zip(every, lean, rings, tied, strict=True) if len(self.replicas) else ())
         ]
         self.networks, self.seats, self.few = networks, seats, few
-        grouped = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
-        self.outers = grouped
+        coarser = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
+        coarser.sort(key=lambda parts: len(parts.sizes))
+        self.nested = [*coarser[::2], self.parts[0]] if coarser else []  # with all it takes twice as long, to no gain
+        self._known: dict[tuple[Chain, bool], tuple[Floats, Floats]] = {}
 
     @property
     def least_s(self) -> float:
@@ -141,15 +92,9 @@ class Cell:
         if rounds and not self.seats:
             among = self._networks_allow(end_s, among)
         for parts in self.parts:
-            among = self._any_case(parts, end_s, among, rounds)
-        for outer in self.outers if rounds else ():
-            left = np.zeros_like(among)
-            for local in outer.cases(self.blocks):
-                at = np.flatnonzero(among & ~left)
-                both = np.zeros_like(among)
-                both[at] = self._case(outer, end_s, at, local, rounds)
-                left |= self._any_case(self.parts[0], end_s, both, rounds, (outer, local))
-            among = left
+            among = self._held((), [parts], end_s, among, rounds, rounds and parts not in self.nested)
+        if rounds and self.nested:
+            among = self._held((), self.nested, end_s, among, rounds, refine=True)
         return self._may_be_seated(end_s, among) if rounds and self.seats else among
 
     def _may_be_seated(self, end_s: float, among: Flags) -> Flags:
@@ -168,6 +113,40 @@ class Cell:
                 left[group] = False
         return left
 
+    def _held(
+        self, chain: Chain, finer: Sequence[Parts], end_s: float, among: Flags, rounds: bool, refine: bool
+    ) -> Flags:
+        """The same of plans that hold blocks as the chain says, and somehow in finer divisions; refine: also in halves.
+
+        Whether one can end is looked at first where little is said of how.
+        """
+        if finer:
+            holders = holdings(finer[0], self.blocks, self.sizes.tied > 0, chain)
+            chains = [(*chain, holder) for holder in holders]
+        else:
+            chains = narrower(chain) if refine else []
+            if not chains:
+                return among
+        left = np.zeros_like(among)
+        for one in chains:
+            found = self._tested(one, end_s, among & ~left, rounds)
+            if found.any():
+                left |= self._held(one, finer[1:], end_s, found, rounds, refine)
+        return left
+
+    def _tested(self, chain: Chain, end_s: float, among: Flags, rounds: bool) -> Flags:
+        """The same as `_case`; what can't end by a time can't by an earlier one."""
+        none = np.zeros(len(among)), np.full(len(among), np.inf)
+        excluded, allowed = self._known.setdefault((chain, rounds), none)
+        found = among & (allowed <= end_s)
+        todo = np.flatnonzero(among & ~found & (excluded < end_s))
+        if len(todo):
+            possible = self._case(chain, end_s, todo, rounds)
+            found[todo] = possible
+            excluded[todo[~possible]] = end_s
+            allowed[todo[possible]] = end_s
+        return found
+
     def _networks_allow(self, end_s: float, among: Flags) -> Flags:
         """The same by what the networks of nodes allow."""
         if self.networks:
@@ -178,113 +157,77 @@ class Cell:
                     among = among & ~group
         return among
 
-    def _any_case(self, parts: Parts, end_s: float, among: Flags, rounds: bool, outer: Outer | None = None) -> Flags:
-        left = np.zeros_like(among)
-        for local in parts.cases(self.blocks):
-            at = np.flatnonzero(among & ~left)
-            if len(at):
-                left[at] = self._case(parts, end_s, at, local, rounds, outer)
-        return left
-
-    def _case(
-        self,
-        parts: Parts,
-        end_s: float,
-        at: NDArray[np.intp],
-        local: int,
-        rounds: bool,
-        outer: Outer | None = None,
-    ) -> Flags:
-        """(len(at),): the same where `local` parts have local blocks; and so many of a coarser division's."""
-        spread = self._spread(parts, end_s, at, local)
-        if outer is not None:
-            spread = spread.or_else(self._spread(outer[0], end_s, at, outer[1]))
+    def _case(self, chain: Chain, end_s: float, at: NDArray[np.intp], rounds: bool) -> Flags:
+        """(len(at),): the same of plans that hold blocks as the chain says."""
+        burden = Burden(self.blocks, self.sizes.block, self.micro_batches, self.level.slowest)
+        spread = spread_of(chain, at, self.replicas[at], end_s, burden)
         found = np.zeros(len(at), dtype=np.bool_)
-        for single, home in product((False, True), (False, True)):
-            tied_s = parts.tied_s[single, home][at]
-            away = home and self.sizes.tied > 0
-            if (
-                (away and not local)
-                or (home and not away)
-                or (away and np.all(parts.tied_s[single, False][at] <= tied_s))
-            ):
-                continue
-            todo = np.flatnonzero(~found & spread.allowed & np.isfinite(tied_s))
+        for single in (False, True):
+            tied_s = np.max([one.parts.tied_s[single, one.home][at] for one in chain], axis=0)
+            todo = spread.allowed & np.isfinite(tied_s)
+            if single:
+                alone_s = spread.stage_s + spread.once_s + spread.per_byte * self.sizes.block * self.blocks + tied_s
+                todo &= alone_s < end_s
+            todo = np.flatnonzero(todo & ~found)
             if len(todo):
-                tied = single, away, tied_s[todo]
-                found[todo] = self._with_tied(parts, end_s, at[todo], spread.of(todo), tied, rounds, outer)
+                tied = single, tied_s[todo]
+                found[todo] = self._with_tied(chain, end_s, at[todo], spread.of(todo), tied, rounds)
         return found
-
-    def _ways(
-        self, parts: Parts, at: NDArray[np.intp], local: int, home: bool, outer: Outer | None, lean: bool
-    ) -> tuple[list[Way], list[Floats]]:
-        """How pipelines go across, lean ones or any; and by 6 (K = 1), from the inside, the speeds of nested parts."""
-        stages, replicas = self.stages, self.replicas[at]
-        visits = local if home and local > 1 else local - 1
-        least = np.minimum(np.maximum(np.ceil(stages / parts.largest) - 1, max(visits, 0)), stages - 1)
-        near, far = parts.hops[lean]
-        ways, nests = [Way(least, near, far)], []
-        if local == 1 and parts.several:
-            ways.append(Way(np.minimum(np.maximum(least, 1 + home), stages - 1), near, far))
-            nests.append(parts.fastest(replicas, 1)[0])
-        if outer is not None and outer[1] == 1:
-            ways.append(Way(np.minimum(1.0 + home, stages - 1), near, outer[0].hops[lean][1]))
-            nests.append(outer[0].fastest(replicas, 1)[0])
-        return ways, nests
 
     def _with_tied(
         self,
-        parts: Parts,
+        chain: Chain,
         end_s: float,
         at: NDArray[np.intp],
         spread: Spread,
-        tied: tuple[bool, bool, Floats],
+        tied: tuple[bool, Floats],
         rounds: bool,
-        outer: Outer | None,
     ) -> Flags:
-        """(len(at),): the same where (some pipeline has one stage, all begin and end in one part), or not."""
-        single, home, tied_s = tied
+        """(len(at),): the same where some pipeline has one stage, or none."""
+        single, tied_s = tied
         replicas, stages, level, wanted = self.replicas[at], self.stages, self.level, float(self.micro_batches)
-        (any_ways, nests), (lean_ways, _) = (
-            self._ways(parts, at, spread.local, home, outer, lean) for lean in (False, True)
-        )
+        if single and any(one.some and one.local[0] > 1 for one in chain):
+            return np.zeros(len(at), dtype=np.bool_)
+        any_ways, lean_ways = (ways_of(chain, stages, lean) for lean in (False, True))
+        nests = nests_of(chain, replicas)
         kinds, ways = [], []
         for make in self.makes:
-            for nest, way in enumerate(any_ways if make.waste else lean_ways):
-                kinds.append(self._kind(parts, end_s, at, spread, (single, tied_s), way, make, nest))
+            for way, nest in any_ways if make.waste else lean_ways:
+                kinds.append(self._kind(chain[-1], end_s, at, spread, (single, tied_s), way, make, nest))
                 ways.append(way)
-        found = can_do(kinds, stages, level, replicas, wanted, nests, single, FEW_PRICES)
+        found = can_do(kinds, stages, level, replicas, wanted, nests, single, roughly=True)
         if rounds and found.any():
             todo = np.flatnonzero(found)
             reductions = Reductions(
                 spread.stage_s[todo],
                 spread.least_per_byte[todo] * self.sizes.block,
-                (spread.per_byte - spread.least_per_byte)[todo] * self.sizes.block * self.blocks,
+                (spread.per_byte - spread.least_per_byte)[todo] * self.sizes.block * self.blocks + spread.once_s[todo],
                 tied_s[todo],
             )
             kinds = [kind.of(todo) for kind in kinds]
             if self.options.schedule == "1f1b":
-                kinds = [
-                    kind.under(
-                        most_in_rounds(
-                            end_s,
-                            self.blocks_of(kind.make),
-                            stages,
-                            way.crossing,
-                            (way.near, way.far),
-                            reductions,
-                            self.micro_batches,
-                        )
-                    )
-                    for kind, way in zip(kinds, ways, strict=True)
-                ]
-            nests = [nest[todo] for nest in nests]
+                kinds = self._in_rounds(end_s, kinds, ways, reductions)
+            nests = [replace(nest, speed=nest.speed[todo]) for nest in nests]
             found[todo] = can_do(kinds, stages, level, replicas[todo], wanted, nests, single)
+        return found
+
+    def _in_rounds(
+        self, end_s: float, kinds: Sequence[Kind], ways: Sequence[Way], reductions: Reductions
+    ) -> list[Kind]:
+        """These kinds, which go across in these ways, with no more micro-batches than rounds allow."""
+        found = list(kinds)
+        for make in self.makes:
+            own = [k for k, kind in enumerate(kinds) if kind.make is make]
+            caps = most_in_rounds(
+                end_s, self.blocks_of(make), self.stages, [ways[k] for k in own], reductions, self.micro_batches
+            )
+            for k, cap in zip(own, caps, strict=True):
+                found[k] = kinds[k].under(cap)
         return found
 
     def _kind(
         self,
-        parts: Parts,
+        base: Holding,
         end_s: float,
         at: NDArray[np.intp],
         spread: Spread,
@@ -294,7 +237,7 @@ class Cell:
         nest: int,
     ) -> Kind:
         """What one pipeline can do by 3 and 5 that goes across so; tied: if one may have one stage, and seconds."""
-        (single, tied_s), stages = tied, self.stages[None, :]
+        (single, tied_s), stages, parts = tied, self.stages[None, :], base.parts
         slow, near, far, crossing = make.slowest, way.near, way.far, way.crossing
         there = near.forward_s * (stages - 1) + (far.forward_s - near.forward_s) * crossing
         back = near.backward_s * (stages - 1) + (far.backward_s - near.backward_s) * crossing
@@ -309,7 +252,7 @@ class Cell:
             each = work + 0 * stages
             once = slow * ((stages - 1) * self.blocks * make.forward_s + stages * there + positions)
         volume = spread.per_byte * self.sizes.block * self.blocks
-        volume = volume + spread.ends_per_byte * (self.sizes.whole - self.sizes.block * self.blocks)
+        volume = spread.once_s + volume + spread.least_per_byte * (self.sizes.whole - self.sizes.block * self.blocks)
         peers = self.replicas[at] if self.options.zero else 1.0
         reduce_s = stages * spread.stage_s[:, None] + volume[:, None]
         after_s = reduce_s + np.where(stages > 1, 2, 1) * tied_s[:, None]
@@ -326,25 +269,8 @@ class Cell:
         with np.errstate(divide="ignore", invalid="ignore"):
             linked = 1 + (end_s - last_s - round_s) / busy_s
         cap = np.minimum(self.most_micro_batches[at], np.where((stages > 1) & (busy_s > 0), linked, np.inf))
-        usable = (stages > spread.local - 1) & (stages >= self.fewest_stages[at][:, None])
+        usable = (stages > base.local[0] - 1) & (stages >= self.fewest_stages[at][:, None])
         usable = usable & ((stages > 1) | single) & (end_s - last_s >= round_s * (1 - SLACK))
         if nest:
             usable = usable & (stages > 1)
         return Kind(lines, np.where(usable, cap, -np.inf), make, nest)
-
-    def _spread(self, parts: Parts, end_s: float, at: NDArray[np.intp], local: int) -> Spread:
-        """What 6 says of `local` parts."""
-        if not local:
-            further = parts.across_per_byte[at]
-            return Spread(local, parts.across_s[at], further, further, further, np.isfinite(further))
-        per_byte, further = parts.local_per_byte[at], parts.across_per_byte[at]
-        speed, there_are = parts.fastest(self.replicas[at], local)
-        computing = float(self.micro_batches * self.blocks)
-        reducing = self.level.slowest * self.replicas[at] * per_byte * self.sizes.block * self.blocks
-        split = np.maximum(0.0, 1 - end_s * speed / (computing + reducing))
-        if local == 1:
-            split = np.maximum(split, 1 - end_s * speed / computing)
-        if not parts.several:
-            return Spread(local, parts.local_s[at], per_byte, per_byte, per_byte, there_are & (split <= 0))
-        mixed = per_byte + np.where(split > 0, split * (further - per_byte), 0.0)
-        return Spread(local, parts.local_s[at], mixed, per_byte, per_byte, there_are)

@@ -189,26 +189,30 @@ def reaches(cluster: Cluster, divisions: Sequence[Indices], widest: int) -> Sequ
     return [Reach(links, part) for part in divisions]
 
 
-def divisions_of(cluster: Cluster) -> list[Indices]:
+def divisions_of(cluster: Cluster, message_bytes: float) -> list[Indices]:
     """The divisions to look at: into nodes, where these have several GPUs, into regions, and into groups of regions.
 
-    Each is (nodes,), the part of each node. Groups are joined by the best link between them, one by one; of the
-    divisions on the way, those are taken where the next link is slowest next to the one before.
+    Each is (nodes,), the part of each node. Groups are joined by the link between them that is the fastest for messages
+    of this size, one by one; of the divisions on the way, those are taken where the next link is slowest next to the
+    one before.
     """
     links = Links(cluster, max(len(node.gpus) for node in cluster.nodes))
     numbers = {region: number for number, region in enumerate(cluster.regions)}
     region = np.array([numbers[node.region] for node in cluster.nodes])
-    parts = [region, *_grouped(links, region)]
+    parts = [region, *_grouped(links, region, message_bytes)]
     if any(len(node.gpus) > 1 for node in cluster.nodes) and len(numbers) < len(cluster.nodes):
         parts.append(np.arange(len(cluster.nodes)))
     return parts
 
 
-def _grouped(links: Links, region: Indices) -> list[Indices]:
+def _grouped(links: Links, region: Indices, message_bytes: float) -> list[Indices]:
     """Parts of nodes by groups of regions."""
+    latency, bandwidth = links.hops
+    with np.errstate(divide="ignore"):
+        speed = 1 / (latency + message_bytes / bandwidth)
     count = int(region.max()) + 1
     best = np.zeros((count, count))
-    np.maximum.at(best, (region[:, None], region[None, :]), links.hops[1])
+    np.maximum.at(best, (region[:, None], region[None, :]), speed)
     best = np.maximum(best, best.T)
     group, found, before = np.arange(count), [], np.inf
     for _ in range(count - 1):

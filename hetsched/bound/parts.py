@@ -8,7 +8,6 @@ from hetsched.bound.sizes import MessageSizes
 from hetsched.cluster import Floats
 
 NO_HOP = Hop(0.0, 0.0, 0.0)
-EVERY_CASE = 8  # numbers of parts that are told apart; beyond, ever fewer
 
 
 class Parts:
@@ -49,24 +48,14 @@ class Parts:
         order = np.argsort(-speed)
         self.speed, self.sizes = speed[order], every.part_sizes[order]
 
-    def cases(self, blocks: int) -> list[int]:
-        """The numbers of parts with local blocks to look at; each stands for those up to the next."""
-        most = min(len(self.sizes), blocks)
-        return [0] * self.several + sorted({*range(1, min(most, EVERY_CASE) + 1), *self._coarse(most)})
+    def fastest(self, replicas: Floats, local: tuple[int, int]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Blocks a second of the fastest parts that hold a device for each pipeline; whether there are so many.
 
-    def _coarse(self, most: int) -> list[int]:
-        found, number = [], EVERY_CASE
-        while number <= most:
-            found.append(number)
-            number = -(-number * 5 // 4)
-        return found
-
-    def fastest(self, replicas: Floats, local: int) -> tuple[Floats, NDArray[np.bool_]]:
-        """Blocks a second of the fastest parts that hold a device for each pipeline, as many as `local` stands for."""
-        upto = local if local < EVERY_CASE else -(-local * 5 // 4)
+        local: the fewest and the most.
+        """
         large = self.sizes[None, :] >= replicas[:, None]
         speeds = np.sort(np.where(large, self.speed[None, :], 0.0), axis=1)[:, ::-1]
-        return speeds[:, :upto].sum(axis=1), large.sum(axis=1) >= local
+        return speeds[:, : local[1]].sum(axis=1), large.sum(axis=1) >= local[0]
 
 
 def _hops(reach: Reach, sizes: MessageSizes) -> tuple[Hop, Hop]:

@@ -36,9 +36,17 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    each part among the K has D seats or more, and every pipeline visits them all: at least K - 1 of its hops go across.
    By 1 on the seats of local blocks, T V_K >= (1 - z) (M L + w D c (bytes of all blocks)), V_K of the K fastest parts,
    M micro-batches in all; which says how small z can be.
-   K = 1: a pipeline has all its seats in the part, or goes across. Those that do not share its devices.
-   Of two divisions, one coarser than the other, both hold at once: with K = 1 in the coarser one too, pipelines keep to
-   the smaller part, or to the larger one around it, or hop across the coarser division's links.
+   K = 1: a pipeline has all its seats in the part, or leaves it, going across.
+   Let o be the stages outside the K parts of the pipeline that has most of them there. Each of these is in a group of
+   its own that is not local, with a block or more: z >= o / L, and z = 0 where o = 0. Every pipeline has a seat in each
+   of these groups: of all it takes whatever its bytes are, sum q_s has o times. And as none has more than o stages
+   outside, the K parts have V less o times the fastest team's speed of it, or more, of what they have: V_K.
+   Of nested divisions all this holds at once. What is local in a finer one is so in a coarser one: there z and o are
+   not more, and K is 1 or more if it is so in the finer one. Where K = 1 in some, pipelines keep to the smallest part,
+   or to a larger one around it, or leave that over the links of its division. A group takes a + c (its bytes) or more,
+   with any group's a and c, and those of each division where it is not local. So each block takes the dearest c of
+   these; and a group that is not local in one takes, besides, the least a of this and coarser ones less any group's,
+   unless a finer one's c is dearer: then less the difference, for all bytes at most.
    However that be, S stages in parts of at most n devices go across ceil(S / n) - 1 times.
    The tied embedding's group has the first and the last seat of every pipeline, so those of the first and the last
    block's groups. It goes across; or these two are local, in one part: so K >= 1, and what leaves this part comes back,
@@ -47,7 +55,8 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    and of what does not depend on it, with V between w S and the fastest team's speed times S. The pipelines' V add up
    to at most that of all devices, so for any price x >= 0
        M <= x V_all + D max over S and V of (g(S, V) - x V).
-   Some prices are tried (`capacity`); a cell where this fails has no plan.
+   So do prices for what they have in the K parts of each division besides. Some are tried, or the best are found
+   (`capacity`, `duality`); a cell where this fails has no plan. K and o are told apart in ever smaller ranges.
    A team wastes what its devices could add to other teams. Of a pipeline whose fastest team is of a class of speeds
    one team wastes at least what one of this class or a faster one does; w and the rest are those of its own teams.
    Lean pipelines waste nothing: their teams have few GPUs. Where there is one, each block's ring has a lean team, so
@@ -74,11 +83,12 @@ from hetsched.bound.room import Room, device_bytes
 from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import SpeedLevel, speed_levels
+from hetsched.cost.memory import hidden_bytes
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
-ACCURACY = 3e-3
+ACCURACY = 1e-3
 ROUGHLY = 0.02  # with lines alone
 GROWTH = 1.15
 LONGEST_S = 1e12
@@ -91,7 +101,9 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     choices = problem.choices
     zeros = (2, 3) if choices.zero is None else (choices.zero,)
     recomputes = (False, True) if choices.recompute is None else (choices.recompute,)
-    divided = cache(partial(reaches, problem.cluster, divisions_of(problem.cluster)))
+    smallest = TrainingJob(problem.job.global_batch, problem.job.seq_len, min(problem.micro_batches), problem.job.dtype)
+    divisions = divisions_of(problem.cluster, hidden_bytes(problem.model, smallest))
+    divided = cache(partial(reaches, problem.cluster, divisions))
     most = max(len(node.gpus) for node in problem.cluster.nodes)
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
@@ -183,7 +195,11 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
     for cell, among in sorted(cells, key=lambda pair: (pair[0] not in first, pair[0].least_s)):
         at = [(cell, among)]
         if bound_s < np.inf:
-            at = _possible(at, bound_s * (1 - ACCURACY), rounds=True)
+            at = _possible(at, bound_s, rounds=True)
+            sooner = _possible(at, bound_s * (1 - ACCURACY), rounds=True)
+            if at and not sooner:
+                bound_s, binding = bound_s * (1 - ACCURACY), at
+            at = sooner
         if at:
             found_s, left = _least_s(at, low, bound_s, rounds=True)
             if left and found_s < bound_s:

@@ -23,6 +23,7 @@ with m backwards at any stage: T >= C + (m - 1) w_s + q for all s, so too with t
 m messages there and m back adds (m - 1) times both.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ import numpy as np
 from hetsched.bound.links import Hop
 from hetsched.cluster import Floats
 
-THETAS = (0.0, 0.5, 1.0)
+THETAS = np.array([0.0, 0.5, 1.0])
 EVERY = 12  # remainders n up to this are all tried, then ever fewer
 COARSER = 1.12
 ROUNDING = 1e-9
@@ -46,6 +47,20 @@ class Blocks:
     backward_s: float
     first: float
     last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How pipelines go across parts: at least so often, (S,); the hops inside a part and across."""
+
+    crossing: Floats
+    near: Hop
+    far: Hop
+
+    def more_s(self) -> float:
+        """What going across takes more, there and back, of the deepest pipelines."""
+        near, far = self.near, self.far
+        return float(self.crossing[-1]) * (far.forward_s + far.backward_s - near.forward_s - near.backward_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,52 +90,49 @@ def most_in_rounds(
     end_s: float,
     blocks: Blocks,
     stages: Floats,
-    crossing: Floats,
-    hops: tuple[Hop, Hop],
+    ways: Sequence[Way],
     reductions: Reductions,
     micro_batches: int,
-) -> Floats:
-    """(n, S): the most micro-batches, by number of pipelines and of stages, in 1F1B.
+) -> list[Floats]:
+    """For each way across, (n, S): the most micro-batches, by number of pipelines and of stages, in 1F1B.
 
-    stages: (S,); crossing: (S,) how many of the hops are far at least; hops: near and far. More than
-    `micro_batches` are not told apart.
+    stages: (S,). More than `micro_batches` are not told apart.
     """
-    near, far = hops
     stage_s, block_s, further_s, tied_s = (
         times[:, None, None]
         for times in (reductions.stage_s, reductions.block_s, reductions.further_s, reductions.tied_s)
     )
     depth = int(stages.max())
     back = np.arange(depth)  # stages from the last one on
-    at, ahead = stages.astype(np.intp) - 1, np.minimum(crossing, stages - 1).astype(np.intp)
+    at = stages.astype(np.intp) - 1
     count = remainders(micro_batches)[:, None]
-    far_forward_s, far_backward_s = far.forward_s - near.forward_s, far.backward_s - near.backward_s
-    hop_s = (near.forward_s + near.backward_s) * (stages - 1) + (far_forward_s + far_backward_s) * ahead
-    round_s = blocks.both_s * (blocks.count + blocks.first + blocks.last) + hop_s
-    most = np.full((len(reductions.tied_s), len(stages)), np.inf)
-    for theta in THETAS:
-        share = theta * blocks.both_s + (1 - theta) * blocks.forward_s
-        for behind in (0.0, blocks.backward_s):  # k = 0, and k >= 1
-            x = count * blocks.both_s + back * behind + (1 - theta) * block_s  # (n, counts, back)
-            product = np.cumprod(1 - share / x, axis=2)
-            taken = 1 - product
-            sums = np.concatenate([np.zeros((*taken.shape[:2], 1)), np.cumsum(taken, axis=2)], axis=2)
-            before = np.where(at > 0, product[:, :, at - 1], 1.0)  # P of all stages but the first
-            with np.errstate(divide="ignore"):
-                each_s = share * np.minimum(1 / (1 - before), (1 + theta * block_s / x[:, :, at]) / taken[:, :, at])
-            first = np.maximum(each_s * before - theta * block_s, 0.0) / x[:, :, at]  # p of the first stage
-            last = np.where(at > 0, each_s / x[:, :, :1], first)
-            first_s = first * count * blocks.both_s + theta * blocks.both_s * (1 - first)
-            rest = each_s * blocks.count + last * count * blocks.both_s * blocks.last + first_s * blocks.first
-            rest += stage_s + theta * tied_s + (1 - theta) * (last * tied_s + np.minimum(first, last) * further_s)
-            rest += np.maximum(first * x[:, :, at] + share * (1 - first) + theta * block_s - each_s, 0.0)
-            hop_weight = each_s / share
-            rest += (near.forward_s + theta * near.backward_s) * sums[:, :, at] * hop_weight
-            rest += (far_forward_s + theta * far_backward_s) * sums[:, :, ahead] * hop_weight
-            if behind:
-                rounds = np.maximum(1.0, np.floor((end_s - rest) / round_s * (1 + ROUNDING) + ROUNDING) + 1)
-                fewer = rounds * stages + count - 1
-            else:
-                fewer = np.where(rest > end_s * (1 + ROUNDING), count - 1, np.inf)
-            most = np.minimum(most, fewer.min(axis=1))
-    return most
+    theta, behind_s = THETAS[:, None, None, None, None], np.array([0.0, blocks.backward_s])[:, None, None, None]
+    share = theta * blocks.both_s + (1 - theta) * blocks.forward_s
+    x = count * blocks.both_s + back * behind_s + (1 - theta) * block_s  # (thetas, k = 0 and k >= 1, n, counts, back)
+    product = np.cumprod(1 - share / x, axis=-1)
+    taken = 1 - product
+    sums = np.concatenate([np.zeros((*taken.shape[:-1], 1)), np.cumsum(taken, axis=-1)], axis=-1)
+    before = np.where(at > 0, product[..., at - 1], 1.0)  # P of all stages but the first
+    own = x[..., at]
+    with np.errstate(divide="ignore"):
+        each_s = share * np.minimum(1 / (1 - before), (1 + theta * block_s / own) / taken[..., at])
+    first = np.maximum(each_s * before - theta * block_s, 0.0) / own  # p of the first stage
+    last = np.where(at > 0, each_s / x[..., :1], first)
+    first_s = first * count * blocks.both_s + theta * blocks.both_s * (1 - first)
+    rest = each_s * blocks.count + last * count * blocks.both_s * blocks.last + first_s * blocks.first
+    rest += stage_s + theta * tied_s + (1 - theta) * (last * tied_s + np.minimum(first, last) * further_s)
+    rest += np.maximum(first * own + share * (1 - first) + theta * block_s - each_s, 0.0)
+    hop_weight, found = each_s / share, []
+    all_hops = sums[..., at] * hop_weight
+    for way in ways:
+        near, ahead = way.near, np.minimum(way.crossing, stages - 1).astype(np.intp)
+        far_forward_s, far_backward_s = way.far.forward_s - near.forward_s, way.far.backward_s - near.backward_s
+        hop_s = (near.forward_s + near.backward_s) * (stages - 1) + (far_forward_s + far_backward_s) * ahead
+        round_s = blocks.both_s * (blocks.count + blocks.first + blocks.last) + hop_s
+        total = rest + (near.forward_s + theta * near.backward_s) * all_hops
+        total += (far_forward_s + theta * far_backward_s) * sums[..., ahead] * hop_weight
+        none, some = total[:, 0], total[:, 1]
+        rounds = np.maximum(1.0, np.floor((end_s - some) / round_s * (1 + ROUNDING) + ROUNDING) + 1)
+        fewer = np.minimum(np.where(none > end_s * (1 + ROUNDING), count - 1, np.inf), rounds * stages + count - 1)
+        found.append(fewer.min(axis=(0, 2)))
+    return found

@@ -5,10 +5,12 @@ from itertools import combinations_with_replacement, product
 
 import numpy as np
 import pytest
+from scipy.optimize import linprog
 
-from hetsched.bound.capacity import Kind, Line, can_do
+from hetsched.bound.capacity import Kind, Line, Nest, can_do
+from hetsched.bound.duality import can_reach
 from hetsched.bound.links import Hop
-from hetsched.bound.rounds import Blocks, Reductions, most_in_rounds
+from hetsched.bound.rounds import Blocks, Reductions, Way, most_in_rounds
 from hetsched.bound.speeds import Make, SpeedLevel
 from hetsched.cost.compute import StageWork
 from hetsched.cost.schedule import Hop as PlayedHop
@@ -56,15 +58,18 @@ def test_no_split_does_more(seed: int) -> None:
     reductions = Reductions(stage_s, block_s, np.zeros(1), rng.uniform(0, 9, 1))
     for depth, count in product((1, 2, 3, 5), (1, 2, 4, 7, 12)):
         ahead = int(rng.integers(depth))
-        args = blocks, np.array([float(depth)]), np.array([float(ahead)]), (near, far)
+        args = blocks, np.array([float(depth)]), [Way(np.array([float(ahead)]), near, far)], reductions, 64
         end_s = least_s(blocks, depth, ahead, (near, far), reductions, count)
-        assert most_in_rounds(end_s, *args, reductions, 64)[0, 0] >= count  # a split does so many by then
-        assert most_in_rounds(0.6 * end_s, *args, reductions, 64)[0, 0] < count  # and it is not far from what is best
+        assert most_in_rounds(end_s, *args)[0][0, 0] >= count  # a split does so many by then
+        assert most_in_rounds(0.6 * end_s, *args)[0][0, 0] < count  # and it is not far from what is best
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_shares_of_speed(seed: int) -> None:
-    """Pipelines at all speeds of a grid, of two kinds: what any of them do together is not refused."""
+    """Pipelines at all speeds of a grid, of three kinds: what any of them do together is not refused.
+
+    Those that leave a nest have one stage outside it at most, of the fastest team.
+    """
     rng = np.random.default_rng(seed)
     stages, every, replicas, team = np.array([1.0, 2.0, 3.0]), 12.0, 3, 2.5
     level = SpeedLevel(1.0, np.full(6, every / 6), np.ones(6), team, 0.1, 0.0, 0.0, ())
@@ -78,10 +83,10 @@ def test_shares_of_speed(seed: int) -> None:
             Line(rng.uniform(-2, 1, (1, 3)), rng.uniform(0.5, 2, (1, 3))),
             Line(np.zeros((1, 3)), rng.uniform(0.5, 2, (1, 3))),
         ]
-        return Kind(lines, rng.uniform(1, 8, (1, 3)), make(float(rng.uniform(0, 1))), nest)
+        return Kind(lines, rng.integers(1, 9, (1, 3)).astype(np.float64), make(float(rng.uniform(0, 1))), nest)
 
     kinds = [kind(0), replace(kind(1), make=make(0.0)), kind(2)]
-    choices = []  # speed with waste, nest, micro-batches
+    choices = []  # speed used of both nests and of all, micro-batches
     for one in kinds:
         for column, depth in enumerate(stages):
             for speed in np.linspace(depth, team * depth, 9):
@@ -89,17 +94,36 @@ def test_shares_of_speed(seed: int) -> None:
                     one.cap[0, column], *(float(line.at(np.full((1, 3), speed))[0, column]) for line in one.lines)
                 )
                 if count >= 1:
-                    choices.append((speed + one.make.waste, one.nest, count))
+                    used = [speed + one.make.waste] * 3
+                    used[: one.nest] = [max(0.0, speed - team)] * one.nest
+                    choices.append((used, count))
+    limits = np.array([*inside, every])
     most = max(
         (
-            sum(count for *_, count in chosen)
+            sum(count for _, count in chosen)
             for chosen in combinations_with_replacement(choices, replicas)
-            if sum(speed for speed, *_ in chosen) <= every
-            and sum(speed for speed, nest, _ in chosen if nest < 1) <= inside[0]
-            and sum(speed for speed, nest, _ in chosen if nest < 2) <= inside[1]
+            if (np.sum([used for used, _ in chosen], axis=0) <= limits).all()
         ),
         default=0.0,
     )
-    args = kinds, stages, level, np.array([float(replicas)])
-    assert most == 0 or can_do(*args, most, [inside[:1], inside[1:]], False)[0]
-    assert not can_do(*args, 25.0, [inside[:1], inside[1:]], False)[0]  # more than all caps together
+    args, nests = (kinds, stages, level, np.array([float(replicas)])), [Nest(speed[None], 1) for speed in inside]
+    for roughly in (False, True):
+        assert most == 0 or can_do(*args, most, nests, False, roughly)[0]
+        assert not can_do(*args, 25.0, nests, False, roughly)[0]  # more than all caps together
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_can_be_reached(seed: int) -> None:
+    """Against HiGHS."""
+    rng = np.random.default_rng(seed)
+    things, rows = int(rng.integers(1, 40)), int(rng.integers(1, 5))
+    gains, uses = rng.uniform(1, 9, things).round(), rng.uniform(0, 3, (rows, things)).round()
+    limits, total = rng.uniform(0, 12, rows), float(rng.integers(1, 7))
+    best = linprog(-gains, A_ub=uses, b_ub=limits, A_eq=np.ones((1, things)), b_eq=[total])
+    if best.status == 2:
+        assert not can_reach(gains, uses, limits, total, 1e-6)
+    else:
+        assert best.x is not None
+        most = float(gains @ best.x)
+        assert can_reach(gains, uses, limits, total, most * (1 - 1e-9))
+        assert not can_reach(gains, uses, limits, total, most * (1 + 1e-6))
