@@ -137,6 +137,26 @@ def test_no_plan_of_wide_teams_beats_it(seed: int, counts: tuple[int, ...], regi
     assert 0.2 * best <= lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
 
 
+@pytest.mark.parametrize(
+    ("seed", "regions"), list(enumerate([(0, 0, 1, 1), (0, 0, 1, 2), (0, 1, 1, 2), (0, 1, 2, 3)] * 2))
+)
+def test_no_plan_over_groups_of_regions_beats_it(seed: int, regions: tuple[int, ...]) -> None:
+    """Single GPUs of regions along a line: the further apart two are, the slower is their link."""
+    rng = np.random.default_rng(seed)
+    model, job = tiny_model(rng, 2), TrainingJob(int(rng.integers(2, 5)), 256)
+    gpu = find_gpu("A100-SXM-80GB", "test")
+    nodes = tuple(Node(f"n{k}", f"r{region}", (gpu,)) for k, region in enumerate(regions))
+    place = np.sort(rng.uniform(0, 1, len(regions)))[list(regions)]
+    apart = np.abs(place[:, None] - place[None, :])
+    near, slower, later = np.exp(rng.uniform(np.log([1e8, 1, 1]), np.log([1e10, 1e3, 1e3])))
+    network = Network(near / (1 + slower * apart), 1e-5 * (1 + later * apart))
+    cluster = Cluster("line", nodes, network)
+    problem = Problem(cluster, model, job, Choices(micro_batch=1, recompute=False))
+    options = [Options(schedule, False, 2) for schedule in ("1f1b", "gpipe")]
+    best = min(Roofline().price(cluster, plan).iteration_s for plan in every_plan(cluster, model, job, options))
+    assert 0.2 * best <= lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
+
+
 def with_teams(plan: Plan, rng: np.random.Generator) -> Plan:
     """The plan with some stages on two devices: neighbours in a pipeline whose devices share a node become one."""
     pipelines = []
