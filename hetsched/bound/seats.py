@@ -6,9 +6,10 @@ the end; on a team of t GPUs of one kind, which does V blocks a second, it holds
    states are no more than what its GPUs have together.
 2. It works m w_s by T, w_s >= l / V. And `few_nodes` says that its last forward ends after (m - 1) f_s + (m - r)+ b_s
    and the forwards of all stages but the m-th of its own; with the way back, T >= C + (m - 1) f_s + (m - r)+ b_s, where
-   C is L blocks on the fastest team or more.
+   C is L blocks on the fastest team or more. So, too, between its first backward, which the way there and back to it
+   comes before, and its last it has m - 1 backwards and (m - r)+ forwards to do: T >= C + (m - 1) b_s + (m - r)+ f_s.
 So l is c at most, which is known of a group, r, and the team. Pipelines have one stage at each r at most, and L blocks.
-Neighbouring r far from the end are one place, with the least of them.
+Neighbouring r far from the end are one place: the least of them leaves most room, the greatest most time.
 n_g pipelines of a group, x stages of its pipelines at r on teams of a kind and size are the variables, any numbers:
     sum over g of n_g = D,  of m'' n_g >= M;  sum c x >= L n_g;  sum x at r <= n_g;  sum t x <= the GPUs of each kind.
 """
@@ -116,7 +117,8 @@ class Seats:
         fits = free / (states + np.minimum(behind, count) * room.activation)
         speed = np.array([team.blocks_per_s for team in self.teams])
         forward_s = np.array([team.forward_s for team in self.teams])
-        passes_s = (count - 1) * forward_s + np.maximum(count - behind, 0) * (1 / speed - forward_s)
+        fewest = np.maximum(count - (behind + self.widths[:, None] - 1), 0)
+        passes_s = (count - 1) / speed - (count - 1 - fewest) * np.minimum(forward_s, 1 / speed - forward_s)
         with np.errstate(divide="ignore"):
             ends = (end_s - self.way_s) / passes_s
         most = np.minimum(np.minimum(fits, ends), end_s * speed / count)

@@ -1,22 +1,23 @@
 """What few nodes allow, and what stages have room for: each plan of tiny clusters the time it takes, and not all."""
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hetsched.bound.cells import Cell
-from hetsched.bound.roofline import cells_of
-from hetsched.catalog import find_model
-from hetsched.cluster import Cluster, Network
+from hetsched.bound.roofline import cells_of, roofline_bound_s
+from hetsched.catalog import find_gpu, find_model
+from hetsched.cluster import Cluster, Network, Node
 from hetsched.cost.account import MEMORY_FRACTION
 from hetsched.cost.memory import RESERVE_BYTES, block_activation_bytes, logits_bytes
 from hetsched.cost.training import Roofline
 from hetsched.model import ModelSpec
-from hetsched.plan import Options
+from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.problem import Choices, Problem
+from hetsched.profiles import Measurements, ModelShape, PartTimes, PassTimes, TrainingProfile
 from hetsched.readers import read_cluster
 from hetsched.workload import TrainingJob
 from tests.bound.enumerate_plans import every_chains
@@ -94,3 +95,23 @@ def test_what_room_by_position_adds() -> None:
     assert all(seats)
     fit_by = [[one is not None and one.allow(end_s, 8, 8) for end_s in (45.0, 1e4)] for one in seats]
     assert fit_by == [[True, True], [False, True], [False, True]]
+
+
+def test_neighbouring_stages_that_count_as_one_have_the_time_of_the_last() -> None:
+    """A pipeline of 23 stages of long forwards: the first may hold three blocks, as it is that far from the end."""
+    blocks, micro_batches, gpu = 47, 44, find_gpu("A100-SXM-80GB", "test")
+    model = replace(tiny_model(np.random.default_rng(0), blocks), tied_embeddings=False)
+    job, kinds = TrainingJob(micro_batches, 256), [replace(gpu, kind=f"g{k}") for k in range(23)]
+    none, block = PassTimes(0.0, 0.0, 0.0), PassTimes(1e-3, 5e-4, 0.0)
+    training = {
+        (ModelShape.of(model, job), kind.kind, 1): TrainingProfile({1: PartTimes(none, block, none)}) for kind in kinds
+    }
+    nodes = tuple(Node(f"n{k}", "r", tuple(kinds[8 * k : 8 * k + 8])) for k in range(3))
+    network = Network(np.full((3, 3), 1e13), np.full((3, 3), 1e-9))
+    cluster = Cluster("deep", nodes, network, measured=Measurements(training))
+    cuts = [0, *range(3, blocks + 1, 2)]
+    stages = tuple(Stage(held, (device.name,)) for held, device in zip(pairwise(cuts), cluster.devices, strict=True))
+    plan = Plan(model, job, (Pipeline("p", stages, micro_batches),), Options("1f1b", False, 2))
+    taken_s = Roofline(1.0).price(cluster, plan).iteration_s
+    choices = Choices(replicas=1, micro_batch=1, schedule="1f1b", recompute=False, zero=2)
+    assert 0.9 * taken_s < roofline_bound_s(Problem(cluster, model, job, choices), 1.0)[0] <= taken_s
