@@ -3,7 +3,7 @@
 The proofs, with the numbers that stand here, are in `roofline`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hetsched.bound.capacity import SLACK, Kind, Line, can_do
 from hetsched.bound.few_nodes import FewNodes
 from hetsched.bound.links import Reach
+from hetsched.bound.node_rows import Setting
 from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
@@ -19,7 +20,18 @@ from hetsched.bound.rounds import Blocks, Reductions, Way, most_in_rounds
 from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import Case, Make, SpeedLevel
-from hetsched.bound.spread import Burden, Chain, Holding, Spread, holdings, narrower, nests_of, spread_of, ways_of
+from hetsched.bound.spread import (
+    Burden,
+    Chain,
+    Holding,
+    Places,
+    Spread,
+    holdings,
+    narrower,
+    nests_of,
+    spread_of,
+    ways_of,
+)
 from hetsched.cluster import Floats
 from hetsched.plan import Options
 from hetsched.problem import Problem
@@ -101,17 +113,23 @@ class Cell:
         """The same by what stages have room for, and by nodes; of each group one number at least is looked at."""
         if self.seats is None or self.few is None:
             return among
-        left, starts = among.copy(), self.few.fewest_pipelines
-        for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
-            group = np.flatnonzero(among & (self.replicas >= fewest) & (self.replicas < most))
+        left = among.copy()
+        for _, group in self._groups(among, self.few.setting):
             first = self.seats.first(end_s, [int(number) for number in self.replicas[group]])
             left[group if first is None else group[self.replicas[group] < first]] = False
         left = self._networks_allow(end_s, left)
-        for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
-            group = np.flatnonzero(left & (self.replicas >= fewest) & (self.replicas < most))
-            if len(group) and not self.few.allow(end_s, fewest):
+        for fewest, group in self._groups(left, self.few.setting):
+            if not self.few.allow(end_s, fewest):
                 left[group] = False
         return left
+
+    def _groups(self, among: Flags, setting: Setting) -> Iterator[tuple[int, Places]]:
+        """Of each group of numbers that has some `among` them, the fewest pipelines and the places of these."""
+        starts = setting.fewest_pipelines
+        for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
+            group = np.flatnonzero(among & (self.replicas >= fewest) & (self.replicas < most))
+            if len(group):
+                yield fewest, group
 
     def _held(
         self, chain: Chain, finer: Sequence[Parts], end_s: float, among: Flags, rounds: bool, refine: bool
@@ -149,15 +167,15 @@ class Cell:
 
     def _networks_allow(self, end_s: float, among: Flags) -> Flags:
         """The same by what the networks of nodes allow."""
-        if self.networks:
-            starts = self.networks.fewest_pipelines
-            for fewest, most in zip(starts, (*starts[1:], np.inf), strict=True):
-                group = among & (self.replicas >= fewest) & (self.replicas < most)
-                if group.any() and not self.networks.allow(end_s, int(self.replicas[group][0])):
-                    among = among & ~group
-        return among
+        if self.networks is None:
+            return among
+        left = among.copy()
+        for _, group in self._groups(among, self.networks.setting):
+            if not self.networks.allow(end_s, int(self.replicas[group[0]])):
+                left[group] = False
+        return left
 
-    def _case(self, chain: Chain, end_s: float, at: NDArray[np.intp], rounds: bool) -> Flags:
+    def _case(self, chain: Chain, end_s: float, at: Places, rounds: bool) -> Flags:
         """(len(at),): the same of plans that hold blocks as the chain says."""
         burden = Burden(self.blocks, self.sizes.block, self.micro_batches, self.level.slowest)
         spread = spread_of(chain, at, self.replicas[at], end_s, burden)
@@ -178,7 +196,7 @@ class Cell:
         self,
         chain: Chain,
         end_s: float,
-        at: NDArray[np.intp],
+        at: Places,
         spread: Spread,
         tied: tuple[bool, Floats],
         rounds: bool,
@@ -229,7 +247,7 @@ class Cell:
         self,
         base: Holding,
         end_s: float,
-        at: NDArray[np.intp],
+        at: Places,
         spread: Spread,
         tied: tuple[bool, Floats],
         way: Way,

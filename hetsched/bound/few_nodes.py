@@ -29,15 +29,14 @@ micro-batches; Y_i: micro-batches that visit it, O_i that leave it, I_i that ent
    node i has at most g_i in each, and in no more than its GPUs.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hetsched.bound.node_classes import NodeClass
-from hetsched.bound.node_rows import Load
+from hetsched.bound.node_rows import Load, Setting
 from hetsched.bound.programme import Rows
 from hetsched.bound.room import Room
+from hetsched.bound.verdicts import Verdicts
 from hetsched.cluster import Floats
 
 MOST_NODES = 6
@@ -77,46 +76,23 @@ class Late:
 
 
 class FewNodes:
-    """The programme of plans of one setting whose slowest team does `slowest` blocks a second.
+    """The programme of plans of one setting; ends_bytes: of the gradients of embedding and head."""
 
-    forward_s: the least of a block's forward; ends_bytes: of the gradients of embedding and head.
-    """
-
-    def __init__(
-        self,
-        nodes: Sequence[NodeClass],
-        load: Load,
-        slowest: float,
-        forward_s: float,
-        ends_bytes: float,
-        late: Late,
-    ) -> None:
-        self.nodes = nodes
-        self.load, self.slowest, self.ends_bytes, self.late = load, slowest, ends_bytes, late
-        self.fill_s = load.blocks * forward_s
-        self._excluded: dict[int, float] = {}
-        self._allowed: dict[int, float] = {}
-
-    @property
-    def fewest_pipelines(self) -> tuple[int, ...]:
-        """One; two; and more than a node has GPUs."""
-        return 1, 2, 1 + max(2, *(one.gpus for one in self.nodes))
+    def __init__(self, setting: Setting, ends_bytes: float, late: Late) -> None:
+        self.setting, self.ends_bytes, self.late = setting, ends_bytes, late
+        self.nodes, self.load, self.slowest = setting.nodes, setting.load, setting.slowest
+        self.fill_s = self.load.blocks * setting.forward_s
+        self._verdicts = Verdicts()
 
     def allow(self, end_s: float, replicas: int) -> bool:
         """Whether it does not exclude that a plan ends by `end_s` of a number of pipelines from this one on.
 
-        replicas: one of `fewest_pipelines`; up to the next.
+        replicas: one of `Setting.fewest_pipelines`; up to the next.
         """
-        if end_s <= self._excluded.get(replicas, 0.0):
-            return False
-        if end_s >= self._allowed.get(replicas, np.inf):
-            return True
-        allowed = self._allow(end_s, replicas)
-        (self._allowed if allowed else self._excluded)[replicas] = end_s
-        return allowed
+        return self._verdicts.of(replicas, end_s, lambda: self._allow(end_s, replicas))
 
     def _allow(self, end_s: float, replicas: int) -> bool:
-        upto = min([start for start in self.fewest_pipelines if start > replicas], default=np.inf)
+        upto = min([start for start in self.setting.fewest_pipelines if start > replicas], default=np.inf)
         late = self.late.most(replicas, upto)
         return late[0] > -np.inf and _Programme(self, end_s, replicas, late).has_plan()
 

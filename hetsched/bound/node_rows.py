@@ -57,6 +57,11 @@ class Setting:
         return sum(one.count * one.gpus for one in self.classes)
 
     @property
+    def fewest_pipelines(self) -> tuple[int, ...]:
+        """One; two; and more than a node has GPUs: from each of these on other plans are possible."""
+        return 1, 2, 1 + max(2, *(one.gpus for one in self.classes))
+
+    @property
     def in_rounds(self) -> float:
         """The least that M_p of all pipelines are."""
         return self.load.micro_batches - (1 - self.load.phi) * self.gpus

@@ -67,6 +67,7 @@ import numpy as np
 
 from hetsched.bound.node_classes import NodeClass
 from hetsched.bound.node_rows import ROUNDING, Holders, Load, Range, Setting, all_at_once, in_rounds
+from hetsched.bound.verdicts import Verdicts
 from hetsched.cluster import Floats
 
 HALVINGS = 3
@@ -81,36 +82,25 @@ class NodeNetworks:
 
     def __init__(self, classes: Sequence[NodeClass], load: Load, slowest: float, block_s: tuple[float, float]) -> None:
         self.setting = Setting(load, tuple(classes), slowest, *block_s)
-        self._excluded: dict[int, float] = {}  # by number of pipelines, the latest end that is
-        self._allowed: dict[int, float] = {}  # and the earliest that is not
-
-    @property
-    def fewest_pipelines(self) -> tuple[int, ...]:
-        """One; two; and more than a node has GPUs: from each of these on other plans are possible."""
-        return 1, 2, 1 + max(2, *(one.gpus for one in self.setting.classes))
+        self._verdicts = Verdicts()  # by number of pipelines
 
     def allow(self, end_s: float, replicas: int) -> bool:
-        """Whether they do not exclude that a plan ends by `end_s` which has one pipeline, or so many or more.
+        """Whether they do not exclude that a plan ends by `end_s` which has one pipeline, or so many or more."""
+        return self._verdicts.of(replicas, end_s, lambda: self._allow(end_s, replicas))
 
-        Of A's range halves are looked at in turn, and halves of those that are not excluded.
-        """
-        if end_s <= self._excluded.get(replicas, 0.0):
-            return False
-        if end_s >= self._allowed.get(replicas, np.inf):
-            return True
+    def _allow(self, end_s: float, replicas: int) -> bool:
+        """The same: of A's range halves are looked at in turn, and halves of those that are not excluded."""
         left = [(0.0, end_s, 0 if replicas > 1 else HALVINGS)]
         while left:
             low_s, high_s, depth = left.pop()
-            if self._allow(end_s, (low_s, high_s), replicas):
+            if self._allow_from(end_s, (low_s, high_s), replicas):
                 if depth == HALVINGS:
-                    self._allowed[replicas] = end_s
                     return True
                 middle_s = (low_s + high_s) / 2
                 left += [(low_s, middle_s, depth + 1), (middle_s, high_s, depth + 1)]
-        self._excluded[replicas] = end_s
         return False
 
-    def _allow(self, end_s: float, begin: Range, replicas: int) -> bool:
+    def _allow_from(self, end_s: float, begin: Range, replicas: int) -> bool:
         """The same where A is in a range: with blocks that only one node has, or without."""
         setting = self.setting
         for some_alone in (False, True):

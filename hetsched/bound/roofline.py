@@ -38,9 +38,10 @@ pipeline sum V_s w_s >= L' = L + what embedding and head count as blocks.
    M micro-batches in all; which says how small z can be.
    K = 1: a pipeline has all its seats in the part, or leaves it, going across.
    Let o be the stages outside the K parts of the pipeline that has most of them there. Each of these is in a group of
-   its own that is not local, with a block or more: z >= o / L, and z = 0 where o = 0. Every pipeline has a seat in each
-   of these groups: of all it takes whatever its bytes are, sum q_s has o times. And as none has more than o stages
-   outside, the K parts have V less o times the fastest team's speed of it, or more, of what they have: V_K.
+   its own that is not local, with a block or more: z >= o / L; where o = 0 the K parts do all, as if z were 0. Every
+   pipeline has a seat in each of these groups: of all it takes whatever its bytes are, sum q_s has o times. And as none
+   has more than o stages outside, the K parts have V less o times the fastest team's speed of it, or more, of what they
+   have: V_K.
    Of nested divisions all this holds at once. What is local in a finer one is so in a coarser one: there z and o are
    not more, and K is 1 or more if it is so in the finer one. Where K = 1 in some, pipelines keep to the smallest part,
    or to a larger one around it, or leave that over the links of its division. A group takes a + c (its bytes) or more,
@@ -175,7 +176,7 @@ def _tight(
     most = [max(size for gpus, size in held if gpus == one.gpus) for one in setting.nodes]
     late = Late.of(room, setting.load, np.array(most))
     ends_bytes = sizes.whole - sizes.block * setting.load.blocks
-    return seats, FewNodes(setting.nodes, setting.load, level.slowest, level.forward_s, ends_bytes, late)
+    return seats, FewNodes(setting, ends_bytes, late)
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:

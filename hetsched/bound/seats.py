@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from hetsched.bound.programme import Rows
 from hetsched.bound.room import Room
 from hetsched.bound.speeds import SpeedLevel
+from hetsched.bound.verdicts import Verdicts
 from hetsched.cluster import Floats, Gpu
 
 FINE, COARSE = 1.2, 1.6  # how many times as many micro-batches pipelines of a group may do
@@ -47,8 +48,7 @@ class Seats:
             places.append(last + 1 if last < EVERY else np.floor(last * PLACES))
         self.places, self.widths = np.array(places[:-1]), np.diff(places)
         self.way_s = self.blocks / level.team
-        self._excluded: dict[tuple[int, int], float] = {}
-        self._allowed: dict[tuple[int, int], float] = {}
+        self._verdicts = Verdicts()
 
     def first(self, end_s: float, replicas: Sequence[int]) -> int | None:
         """The first of these numbers of pipelines, in ascending order, of which it allows a plan to end by `end_s`."""
@@ -58,14 +58,7 @@ class Seats:
 
     def allow(self, end_s: float, fewest: int, most: int) -> bool:
         """Whether it does not exclude that a plan ends by `end_s` of a number of pipelines in a range."""
-        key = fewest, most
-        if end_s <= self._excluded.get(key, 0.0):
-            return False
-        if end_s >= self._allowed.get(key, np.inf):
-            return True
-        allowed = self._allow(end_s, fewest, most)
-        (self._allowed if allowed else self._excluded)[key] = end_s
-        return allowed
+        return self._verdicts.of((fewest, most), end_s, lambda: self._allow(end_s, fewest, most))
 
     def _groups(self, fewest: int, most: int) -> list[tuple[float, float]]:
         """The fewest and the most micro-batches of each."""

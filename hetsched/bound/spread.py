@@ -157,15 +157,13 @@ def _not_local(
     holding: Holding, at: Places, replicas: Floats, end_s: float, burden: Burden
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """z, the least share of blocks that are not local, and whether such plans can be."""
-    parts, (fewest, most) = holding.parts, holding.local
-    if not fewest:
+    parts = holding.parts
+    if not holding.local[0]:
         return np.ones(len(at)), np.isfinite(parts.across_per_byte[at])
     speed, there_are = parts.fastest(replicas, holding.local)
     computing = float(burden.micro_batches * burden.blocks)
     reducing = burden.slowest * replicas * parts.local_per_byte[at] * burden.block_bytes * burden.blocks
     share = np.maximum(0.0, 1 - end_s * speed / (computing + reducing))
-    if most == 1:
-        share = np.maximum(share, 1 - end_s * speed / computing)
     if not parts.several or not holding.outside[1]:
         there_are = there_are & (share <= ROUNDING)
     return share, there_are

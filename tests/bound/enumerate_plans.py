@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise, permutations, product
+from math import inf
 
 from hetsched.cluster import Cluster
-from hetsched.cost.chains import Chain, Group
+from hetsched.cost.chains import Chain, ChainPricer, Group
 from hetsched.model import ModelSpec
 from hetsched.plan import Options, Pipeline, Plan, Stage
 from hetsched.workload import TrainingJob
@@ -88,6 +89,18 @@ def every_chains(counts: Sequence[int], nodes: Sequence[int], blocks: int) -> It
                     yield [every[k], *others]
 
     yield from more(0, counts)
+
+
+def fastest_s(
+    pricer: ChainPricer, counts: Sequence[int], nodes: Sequence[int], blocks: int, most: int
+) -> dict[int, float]:
+    """{number of pipelines, `most` at most: seconds of the fastest plan}, of those that have one which fits."""
+    fastest: dict[int, float] = {}
+    for chains in every_chains(counts, nodes, blocks):
+        if len(chains) <= most:
+            seconds = pricer.stand(chains).seconds
+            fastest[len(chains)] = min(seconds, fastest.get(len(chains), inf))
+    return {replicas: seconds for replicas, seconds in fastest.items() if seconds < inf}
 
 
 def _lines(left: tuple[int, ...], nodes: Sequence[int], most: int) -> Iterator[tuple[Group, ...]]:

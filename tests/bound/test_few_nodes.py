@@ -20,7 +20,7 @@ from hetsched.problem import Choices, Problem
 from hetsched.profiles import Measurements, ModelShape, PartTimes, PassTimes, TrainingProfile
 from hetsched.readers import read_cluster
 from hetsched.workload import TrainingJob
-from tests.bound.enumerate_plans import every_chains
+from tests.bound.enumerate_plans import fastest_s
 from tests.bound.test_bound import tiny_model
 from tests.bound.test_nodes import small
 
@@ -52,22 +52,17 @@ def test_every_plan_is_allowed_the_time_it_takes(seed: int) -> None:
         options = Options("1f1b", recompute, zero)
         pricer = Roofline(1.0).chains(cluster, members, model, job, options)
         assert pricer is not None
-        fastest: dict[int, float] = {}
-        for chains in every_chains(counts, range(len(counts)), model.num_layers):
-            if len(chains) <= job.global_batch:
-                seconds = pricer.stand(chains).seconds
-                fastest[len(chains)] = min(seconds, fastest.get(len(chains), np.inf))
+        fastest = fastest_s(pricer, counts, range(len(counts)), model.num_layers, job.global_batch)
         for replicas, seconds in fastest.items():
-            if np.isfinite(seconds):
-                cell = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
-                assert cell.seats is not None
-                assert cell.few is not None
-                assert cell.seats.first(seconds * (1 + 1e-9), [replicas]) == replicas
-                assert cell.seats.allow(seconds * (1 + 1e-9), 1, sum(counts))
-                group = max(start for start in cell.few.fewest_pipelines if start <= replicas)
-                assert cell.few.allow(seconds * (1 + 1e-9), group)
-                assert not cell.few.allow(1e-5 * seconds, group)
-                tested += 1
+            cell = next(cell for cell in cells if replace(cell.options, overlap=True) == options)
+            assert cell.seats is not None
+            assert cell.few is not None
+            assert cell.seats.first(seconds * (1 + 1e-9), [replicas]) == replicas
+            assert cell.seats.allow(seconds * (1 + 1e-9), 1, sum(counts))
+            group = max(start for start in cell.few.setting.fewest_pipelines if start <= replicas)
+            assert cell.few.allow(seconds * (1 + 1e-9), group)
+            assert not cell.few.allow(1e-5 * seconds, group)
+            tested += 1
     assert tested
 
 
