@@ -122,11 +122,35 @@ def move_stage(draft: Draft) -> Changes | None:
         return _settled(draft, {p: stages}, draft.random.random() < 0.5)
     if len(a) == 1:
         return None
+    if draft.random.random() < 0.5:
+        rest, chain = _without(draft, a, i), _divided(draft, b, draft.below(len(b)), a[i][0])
+        return {p: rest, q: chain} if rest and chain else None
     groups = _groups(b)
     groups.insert(draft.below(len(b) + 1), a[i][0])
     rest = draft.split(_groups(a[:i] + a[i + 1 :]))
     chain = draft.split(groups)
     return {p: rest, q: chain} if rest and chain else None
+
+
+def _divided(draft: Draft, chain: Chain, place: int, group: Group) -> Chain | None:
+    """With one stage's layers divided between it and a new one beside it: all else is cut as before."""
+    own, layers = chain[place]
+    if layers < 2 or draft.limits.stages is not None:
+        return None
+    first = 1 + draft.below(layers - 1)
+    pair = (own, group) if draft.random.random() < 0.5 else (group, own)
+    return (*chain[:place], (pair[0], first), (pair[1], layers - first), *chain[place + 1 :])
+
+
+def _without(draft: Draft, chain: Chain, place: int) -> Chain | None:
+    """With one stage's layers in a neighbour: all else is cut as before."""
+    if len(chain) < 2 or draft.limits.stages is not None:
+        return None
+    to = place - 1 if place and (place == len(chain) - 1 or draft.random.random() < 0.5) else place + 1
+    stages = list(chain)
+    stages[to] = (stages[to][0], stages[to][1] + stages[place][1])
+    del stages[place]
+    return tuple(stages)
 
 
 def regroup(draft: Draft) -> Changes | None:
@@ -164,6 +188,9 @@ def use_idle(draft: Draft) -> Changes | None:
         size = 1 if draft.random.random() < 0.6 else 1 + draft.below(4)
         if size > draft.idle[member]:
             return None
+        if draft.random.random() < 0.5:
+            chain = _divided(draft, draft.chains[p], i, (member,) * size)
+            return {p: chain} if chain else None
         groups.insert(draft.below(len(groups) + 1), (member,) * size)
     elif way < 0.8:
         size = len(groups[i]) if draft.random.random() < 0.6 else 1 + draft.below(4)
@@ -186,6 +213,9 @@ def leave_idle(draft: Draft) -> Changes | None:
     i = draft.below(len(groups))
     if draft.random.random() < 0.5 and len(groups[i]) > 1:
         groups[i] = groups[i][: len(groups[i]) // 2]
+    elif draft.random.random() < 0.5:
+        chain = _without(draft, draft.chains[p], i)
+        return {p: chain} if chain else None
     else:
         del groups[i]
     chain = draft.split(groups)
@@ -199,8 +229,22 @@ def cross(draft: Draft) -> Changes | None:
         return None
     a, b = _groups(draft.chains[p]), _groups(draft.chains[q])
     i, j = draft.below(len(a) + 1), draft.below(len(b) + 1)
+    if draft.random.random() < 0.5:
+        return _crossed_at_a_cut(draft, p, q, i)
     first, second = draft.split(a[:i] + b[j:]), draft.split(b[:j] + a[i:])
     return {p: first, q: second} if first and second else None
+
+
+def _crossed_at_a_cut(draft: Draft, p: int, q: int, place: int) -> Changes | None:
+    """With their layers, where both are cut at the same block."""
+    a, b = draft.chains[p], draft.chains[q]
+    cut = sum(_layers(a[:place]))
+    if not 0 < place < len(a):
+        return None
+    other = _holder(b, cut)
+    if sum(_layers(b[:other])) != cut or (draft.limits.stages is not None and other != place):
+        return None
+    return {p: a[:place] + b[other:], q: b[:other] + a[place:]}
 
 
 def imitate(draft: Draft) -> Changes | None:
@@ -212,27 +256,50 @@ def imitate(draft: Draft) -> Changes | None:
     return {p: b}
 
 
+def shift_cuts(draft: Draft) -> Changes | None:
+    """A layer from whatever holds one block to whatever holds another, in all pipelines: the cuts between are shifted
+    alike, so who reduces with whom stays as it is."""
+    blocks = sum(_layers(draft.chains[0]))
+    x, y = draft.below(blocks), draft.below(blocks)
+    changes: Changes = {}
+    for position, chain in enumerate(draft.chains):
+        i, j = _holder(chain, x), _holder(chain, y)
+        if i == j:
+            continue
+        if chain[i][1] < 2:
+            return None
+        stages = list(chain)
+        stages[i], stages[j] = (stages[i][0], stages[i][1] - 1), (stages[j][0], stages[j][1] + 1)
+        changes[position] = tuple(stages)
+    return changes or None
+
+
+def _holder(chain: Chain, block: int) -> int:
+    """The stage that holds a block."""
+    for stage, (_, layers) in enumerate(chain):
+        block -= layers
+        if block < 0:
+            return stage
+    raise AssertionError("a pipeline has all blocks")
+
+
 def in_step(draft: Draft) -> Changes | None:
-    """A layer from one stage to another, or two stages changed about, or all from one to the other turned round, at the
-    same places of all pipelines that have the layers of this one; stages with their layers or without them. Or split
-    anew, in all pipelines of its depth."""
+    """Two stages changed about, or all from one to the other turned round, at the same places of all pipelines that
+    have the layers of this one; stages with their layers or without them. Or split anew, in all pipelines of its depth.
+    """
     chain = draft.chains[draft.pick()]
     if len(chain) < 2:
         return None
     i, j = draft.below(len(chain)), draft.below(len(chain) - 1)
     j += j >= i
-    way = max(0, draft.below(9) - 3)
-    if way == 0 and chain[i][1] < 2:
-        return None
+    way = 1 + draft.below(5)
     like, anew = _layers(chain), way in (3, 5)
     changes: Changes = {}
     for position, other in enumerate(draft.chains):
         if len(other) != len(like) or (not anew and _layers(other) != like):
             continue
         stages = list(other)
-        if way == 0:
-            stages[i], stages[j] = (stages[i][0], stages[i][1] - 1), (stages[j][0], stages[j][1] + 1)
-        elif way == 1:
+        if way == 1:
             stages[i], stages[j] = (stages[j][0], stages[i][1]), (stages[i][0], stages[j][1])
         elif way < 4:
             stages[i], stages[j] = stages[j], stages[i]
@@ -313,7 +380,8 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (leave_idle, 0.03),
     (cross, 0.06),
     (imitate, 0.04),
-    (in_step, 0.20),
+    (in_step, 0.11),
+    (shift_cuts, 0.09),
     (imitate_layers, 0.02),
     (reorder, 0.04),
     (found, 0.01),
