@@ -11,8 +11,8 @@ from hetsched.cost.traffic import GATHERED_WEIGHTS
 from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.chain_moves import Limits
 from hetsched.solvers.chain_walk import Walk
+from hetsched.solvers.draft import Limits
 from hetsched.solvers.grid import QUICK, Variant, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob

@@ -9,7 +9,8 @@ from math import inf, log
 from random import Random
 
 from hetsched.cost.chains import Chain, ChainPricer, Standing
-from hetsched.solvers.chain_moves import CHANGE_DEVICES, MOVES, Changes, Draft, Limits
+from hetsched.solvers.chain_moves import CHANGE_DEVICES, MOVES
+from hetsched.solvers.draft import Changes, Draft, Limits
 from hetsched.solvers.inventory import Inventory
 
 
