@@ -106,13 +106,14 @@ def bounded(problem: Problem, model: CostModel, result: Result) -> Result:
 
 def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dict[str, Any]:
     """For `predicted`: the bound of the problem that a plan of unknown origin solves, all of the cluster to be had and
-    all else open but for its compression, and a micro-batch size that no search would try.
+    all else open but for its compression: on plans of the micro-batch sizes that searches try, and of the plan's own.
 
     Plans that do not fit, or whose teams mix kinds or nodes, get the reason why there is none: the bound is not on such
     (`hetsched.bound`). It is on plans whose stages wait for their messages, as no faster than if they did not.
     """
     size = plan.workload.micro_batch
-    choices = Choices(micro_batch=None if size in MICRO_BATCHES else size, compression=plan.options.compression)
+    job, sizes = replace(plan.workload, micro_batch=1), (None,) if size in MICRO_BATCHES else (None, size)
+    choices = [Choices(micro_batch=fixed, compression=plan.options.compression) for fixed in sizes]
     teams = [[cluster.device(name) for name in stage.devices] for _, _, stage in plan.stages]
     alike = all(len({(device.node, device.gpu) for device in team}) == 1 for team in teams)
     if model.name != Roofline().name:
@@ -122,7 +123,8 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
     if not cost.feasible:
         return {"lower_bound_because": "no bound is stated for a plan that does not fit"}
     with suppress(HetschedError):  # a workload that would not be planned
-        bound = lower_bound_s(Problem(cluster, plan.model, replace(plan.workload, micro_batch=1), choices), model)
+        bounds = [lower_bound_s(Problem(cluster, plan.model, job, fixed), model) for fixed in choices]
+        bound = min(bounds, key=lambda bound: bound.iteration_s)
         return {"lower_bound_iteration_s": bound.iteration_s, "lower_bound_because": bound.because}
     return {}
 

@@ -27,6 +27,12 @@ class Choices:
     compression: Compression = Compression()
     published_batch: bool = False
 
+    @property
+    def fixed(self) -> dict[str, int | str | bool]:
+        """What is not open of what a search may choose, by name."""
+        names = "replicas", "stages", "micro_batch", "schedule", "recompute", "zero"
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -46,15 +52,15 @@ class Problem:
         replicas, stages = self.choices.replicas or 1, self.choices.stages or 1
         if replicas < 1 or stages < 1:
             raise HetschedError("replicas and stages must be at least 1")
+        if stages > blocks:
+            raise HetschedError(
+                f"{stages} stages for the {blocks} blocks of {self.model.name}", hint="a stage holds at least one block"
+            )
         if replicas * stages > devices:
             raise HetschedError(
                 f"{replicas} replicas × {stages} stages need {replicas * stages} devices, "
                 f"cluster {self.cluster.name} has {devices}",
                 hint="ask for fewer replicas or stages",
-            )
-        if stages > blocks:
-            raise HetschedError(
-                f"{stages} stages for the {blocks} blocks of {self.model.name}", hint="a stage holds at least one block"
             )
         if replicas > self.job.global_batch:
             raise HetschedError(

@@ -17,7 +17,7 @@ from hetsched.cli.options import (
 )
 
 SAME = 1e-6  # times as far apart as rounding brings two prices of one plan
-ASKED = "objective", "budget_usd_per_hour"  # of a plan's search: what its bound is on
+ASKED = "objective", "budget_usd_per_hour", "fixed"  # of a plan's search: what its bound is on
 
 
 @click.command("evaluate", short_help="Price any plan, also one written by hand.")

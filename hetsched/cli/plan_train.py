@@ -37,7 +37,7 @@ POSITIVE = click.IntRange(1)
     metavar="N",
     help=f"Sequences in an iteration.  [default: {GLOBAL_BATCH}]",
 )
-@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Sequences at a time; searched otherwise.")
+@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Sequences at a time; 1, 2, 4 or 8 otherwise.")
 @click.option(
     "--seq-len", type=POSITIVE, metavar="N", help=f"Tokens in one.  [default: the model's, at most {LONGEST_SEQ_LEN}]"
 )
@@ -46,7 +46,7 @@ POSITIVE = click.IntRange(1)
 @click.option("--dtype", type=DTYPES, default="bf16", show_default=True, help="Of weights.")
 @click.option("--schedule", type=click.Choice(["1f1b", "gpipe"]), help="Of the pipelines; searched otherwise.")
 @click.option("--recompute/--no-recompute", default=None, help="Recompute activations; searched otherwise.")
-@click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; the least that memory needs otherwise.")
+@click.option("--zero", type=click.IntRange(0, 3), help="ZeRO stage; the least that memory and speed allow otherwise.")
 @click.option(
     "--compression",
     type=CompressionBits(),
@@ -141,6 +141,8 @@ def plan_train(
     kept: dict[str, Any] = {"objective": objective, "memory_fraction": priced_by.memory_fraction}
     if budget_usd_per_hour is not None:
         kept["budget_usd_per_hour"] = budget_usd_per_hour
+    if choices.fixed:
+        kept["fixed"] = choices.fixed
     plan = finished_plan(
         problem,
         bounded(problem, priced_by, result),

@@ -62,8 +62,8 @@ def _headline(plan: Plan, cluster: Cluster, emphasise: Callable[[str], str]) -> 
         ]
     lines.append("  " + ", ".join(figures))
     lines.append(
-        f"  {used} of {len(cluster.devices)} GPUs, {_pipelines(plan)}; {job.global_batch} sequences of {job.seq_len} "
-        "tokens"
+        f"  {used} of {len(cluster.devices)} GPUs, {_pipelines(plan)}; {job.global_batch} "
+        f"sequence{'s' * (job.global_batch > 1)} of {job.seq_len} tokens"
     )
     lines.append(f"  {_options(plan)}")
     name = plan.provenance.get("cost_model")
@@ -93,10 +93,20 @@ def _bound(plan: Plan) -> list[str]:
         why = str(plan.predicted.get("lower_bound_because") or "")
         return [f"  {why}"] if why.startswith("no bound") else []
     where = " on the nodes rented" if "budget_usd_per_hour" in plan.provenance else ""
-    line = f"  no plan{where} takes less than {seconds(bound_s)}"
+    fixed = _fixed(plan)
+    line = f"  no plan{where}{' so fixed' * bool(fixed)} takes less than {seconds(bound_s)}"
     if plan.provenance.get("objective") == "cost":
-        return [f"{line}; the search was for the cheapest"]
-    return [f"{line}: at most {max(0.0, taken_s / bound_s - 1):.0%} above any plan's bound"]
+        return [*fixed, f"{line}; the search was for the cheapest"]
+    return [*fixed, f"{line}: at most {max(0.0, taken_s / bound_s - 1):.0%} above any plan's bound"]
+
+
+def _fixed(plan: Plan) -> list[str]:
+    """A line on what the user fixed, as the options are called, if anything: the bound is on such plans alone."""
+    words, fixed = [], plan.provenance.get("fixed")
+    for name, value in fixed.items() if isinstance(fixed, Mapping) else ():
+        option = name.replace("_", "-")
+        words.append(f"--{'no-' * (value is False)}{option}{'' if isinstance(value, bool) else f' {value}'}")
+    return [f"  fixed by {' '.join(words)}"] if words else []
 
 
 def _pipelines(plan: Plan) -> str:

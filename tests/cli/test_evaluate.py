@@ -28,6 +28,22 @@ def test_a_minimal_plan_by_hand(cli: Cli, minimal: Minimal, specs: Path, tmp_pat
     assert "no plan takes less than" in table
 
 
+def test_the_bound_holds_for_the_micro_batch_sizes_of_searches_too(
+    cli: Cli, minimal: Minimal, specs: Path, tmp_path: Path
+) -> None:
+    """A plan by hand, of one size that is searched and one that is not, is bounded by what holds for both."""
+    stated = []
+    for size in (1, 64):
+        stages = [{"layers": [0, 12], "devices": ["rented/0"]}]
+        whole = {"micro_batches": 64 // size, "stages": stages}
+        plan = minimal(workload={"global_batch": 64, "micro_batch": size}, pipelines=[whole])
+        path = written(tmp_path / "by-hand.json", plan)
+        predicted = json.loads(cli("evaluate", path, "--cluster", specs / "home-office.yaml", "--json").stdout)
+        assert predicted["violations"] == []
+        stated.append(predicted["lower_bound_iteration_s"])
+    assert 0 < stated[1] <= stated[0]
+
+
 def test_the_cluster_is_found_beside_the_plan_and_then_from_here(
     cli: Cli, minimal: Minimal, specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

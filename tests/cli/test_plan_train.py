@@ -119,6 +119,16 @@ def test_max_seconds_ends_a_search(cli: Cli, specs: Path) -> None:
     assert 0.2 <= made["wall_s"] < 5
 
 
+def test_what_was_fixed_is_said_of_the_bound(cli: Cli, specs: Path, tmp_path: Path) -> None:
+    """The bound is on plans that have it; priced again, too."""
+    words = ("plan-train", specs / "home-office.yaml", "--model", "gpt2", "--global-batch", 16, "--max-steps", 3)
+    found = cli(*words, "--stages", 1, "--recompute", "-o", tmp_path / "plan.json").stdout
+    said = "  fixed by --stages 1 --recompute\n  no plan so fixed takes less than"
+    assert said in found
+    assert said in cli("evaluate", tmp_path / "plan.json").stdout
+    assert "fixed" not in json.loads(cli(*words, "--json").stdout)["provenance"]
+
+
 def test_a_budget_leaves_out_nodes(cli: Cli, home: tuple[object, ...]) -> None:
     data = json.loads(cli(*home, "--budget-usd-per-hour", 0.4, "--json").stdout)
     assert {facts["node"] for facts in data["devices"].values()} <= {"desktop", "office-pc"}

@@ -178,6 +178,11 @@ def test_by_cost_baselines_are_compared_by_price() -> None:
             {"objective": "cost", "budget_usd_per_hour": 3.0},
             "  no plan on the nodes rented takes less than 8.00 s; the search was for the cheapest",
         ),
+        (
+            {"lower_bound_iteration_s": 8.0},
+            {"fixed": {"replicas": 2, "micro_batch": 3, "recompute": False}},
+            "  no plan so fixed takes less than 8.00 s: at most 25% above any plan's bound",
+        ),
         ({"lower_bound_iteration_s": 0.0}, {}, None),
         ({}, {}, None),
     ],
@@ -190,6 +195,8 @@ def test_the_bound_is_said_where_one_is_known(
     given = Plan(**{**vars(made), "predicted": predicted(made, **facts), "provenance": provenance})
     lines = training_table(given, there).splitlines()
     assert [found for found in lines if "no plan" in found] == ([line] if line else [])
+    fixed = ["  fixed by --replicas 2 --micro-batch 3 --no-recompute"] if "fixed" in provenance else []
+    assert [found for found in lines if "fixed by" in found] == fixed
 
 
 @pytest.mark.parametrize(
