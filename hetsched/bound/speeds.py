@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hetsched.cluster import Cluster, Floats, Gpu
-from hetsched.cost.compute import optimizer_s, stage_work
+from hetsched.cost.compute import all_reduces, optimizer_s, stage_work
 from hetsched.cost.memory import hidden_bytes
 from hetsched.cost.network import CHUNK_BYTES
 from hetsched.cost.workers import worker_at
@@ -216,13 +216,16 @@ def team_speeds(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute:
             worker = worker_at(cluster.measured, gpu, degree, all_reduce_s, model, job)
             first, middle, last = (stage_work(worker, short, job, (k, k + 1), recompute) for k in range(3))
             block_s = middle.forward_s + middle.backward_s
+            passes = [(work.forward_s, work.backward_s) for work in (first, middle, last)]
+            if worker.all_reduce_s:  # slower ones may be nearly all that a stage does
+                passes += [all_reduces(short, (k, k + 1), recompute) for k in range(3)]
             yield TeamSpeed(
                 gpu,
                 tuple(nodes),
                 degree,
                 1 / block_s,
                 middle.forward_s,
-                min(work.forward_s / (work.forward_s + work.backward_s) for work in (first, middle, last)),
+                min(there / (there + back) for there, back in passes),
                 max(0.0, (first.forward_s + first.backward_s) / block_s - 1),
                 max(0.0, (last.forward_s + last.backward_s) / block_s - 1),
                 optimizer_s(worker, short, (1, 2), 1),
