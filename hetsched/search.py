@@ -29,7 +29,7 @@ class Progress:
 StopRule = Callable[[Progress], bool]
 
 MOST_FINALISTS, MOST_ALIKE = 8, 4  # in all, and of one number of pipelines and one schedule
-NEAR_BEST = 0.1  # of the best plan's iteration time or price: how much more a finalist's may be
+NEAR_BEST = 0.15  # of the best plan's iteration time or price: how much more a finalist's may be
 SAME_RANK = 1e-9
 
 

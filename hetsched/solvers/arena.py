@@ -109,17 +109,14 @@ class Place:
 class Arenas:
     """The arenas of a problem: for each schedule and micro-batch size, from the fastest setting to the least memory.
 
-    Of ZeRO 0 to 2 the last alone: by the cost models it takes no longer, and leaves most room for layers. A plan that
-    does with less gets less (`finish.best_played`). Empty where the cost model has no quick prices.
+    Empty where the cost model has no quick prices.
     """
 
     def __init__(self, problem: Problem, model: CostModel) -> None:
         self.problem, self.inventory = problem, Inventory(problem.cluster)
         self.ladders: list[list[Arena]] = []
         for ladder in variants(problem, model.assumes):
-            zeros = [variant.zero for variant in ladder if variant.zero < GATHERED_WEIGHTS]
-            chosen = [variant for variant in ladder if variant.zero >= max(zeros, default=GATHERED_WEIGHTS)]
-            rungs = [arena for variant in chosen if (arena := self._arena(model, variant)) is not None]
+            rungs = [arena for variant in ladder if (arena := self._arena(model, variant)) is not None]
             if rungs:
                 self.ladders.append(rungs)
         self._usual: list[list[Arena]] = []
@@ -141,33 +138,41 @@ class Arenas:
         return iter([arena for ladder in self.ladders for arena in ladder])
 
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
-        """The best setting for a hand; None where no setting fits.
+        """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
 
-        quick: memory is saved only as far as needed, with one micro-batch size of each schedule, or the least where
-        that does not fit.
+        quick: one micro-batch size of each schedule, or the least where that does not fit.
         """
         if not quick:
-            return _best(_best_rung(ladder, hand) for ladder in self.ladders)
+            return _best(_first(ladder, hand) for ladder in self.ladders)
         return _best(_first(ladder, hand) for ladder in self._usual) or _first(self.ladders[0], hand)
+
+    def roomiest(self, place: Place) -> Place | None:
+        """The same hand with all that saves memory and takes no longer, ZeRO 2, or with recomputing besides: layers
+        are split anew. None where that is the setting it has.
+        """
+        ladder = next(ladder for ladder in self.ladders if place.arena in ladder)
+        hand = hand_of(place.standing.chains)
+        return _best(_at(arena, hand) for arena in _roomy(ladder) if arena is not place.arena)
 
     def settle_as(self, arena: Arena, hand: Hand) -> Place | None:
         """The hand with the schedule and the micro-batch size of an arena; None where it does not fit so."""
-        return _best_rung(next(ladder for ladder in self.ladders if arena in ladder), hand)
+        return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
 
 
 def _best(places: Iterable[Place | None]) -> Place | None:
     return min((place for place in places if place is not None), key=lambda place: place.worth, default=None)
 
 
-def _best_rung(ladder: Sequence[Arena], hand: Hand) -> Place | None:
-    """The best setting; to recompute may pay where memory forbids layers that suit. Gathers are for need alone."""
-    usual = [arena for arena in ladder if arena.variant.zero < GATHERED_WEIGHTS]
-    return _best(_at(arena, hand) for arena in usual) or _first(ladder[len(usual) :], hand)
-
-
 def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
     """The first setting that fits."""
     return next((place for arena in ladder if (place := _at(arena, hand)) is not None), None)
+
+
+def _roomy(ladder: Sequence[Arena]) -> list[Arena]:
+    """Those with the most of ZeRO that takes no longer than less."""
+    zeros = [arena.variant.zero for arena in ladder]
+    most = max((zero for zero in zeros if zero < GATHERED_WEIGHTS), default=GATHERED_WEIGHTS)
+    return [arena for arena in ladder if arena.variant.zero == most]
 
 
 def _at(arena: Arena, hand: Hand) -> Place | None:

@@ -36,6 +36,8 @@ USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 ISLANDS = 6
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
 
+ROOMIEST = 4  # of the best starts begin with room to spare too: as little as fits leaves little to move
+
 
 @dataclass(frozen=True, slots=True)
 class Auto:
@@ -75,7 +77,8 @@ class Auto:
         for place in places[:1]:
             yield place.candidate()
         random = Random(int(rng.integers(1 << 60)))
-        first = [in_step(place, random) for place in places]
+        roomy = [place for place in map(arenas.roomiest, places[:ROOMIEST]) if place is not None]
+        first = [in_step(place, random) for place in [*places, *roomy]]
         islands = Archipelago([*first, *places[:AS_THEY_ARE]], random)
         while islands:
             yield islands.step().candidate()
