@@ -27,7 +27,8 @@ from hetsched.solvers.base import Candidate
 from hetsched.solvers.grid import Grid, settle, shape_of
 from hetsched.solvers.grid_rounds import GridField, GridRounds
 from hetsched.solvers.grid_starts import start_grids
-from hetsched.solvers.hierarchical import in_step, settled_best, starts
+from hetsched.solvers.hierarchical import settled_best, starts
+from hetsched.solvers.in_step import in_step
 from hetsched.solvers.layouts import grid_search
 from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
 from hetsched.solvers.tilings import Tilings

@@ -8,10 +8,9 @@
    degrees, each priced (`chain_walk`); and so again for other numbers of pipelines.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
-from itertools import permutations
 from random import Random
 
 import numpy as np
@@ -21,18 +20,17 @@ from scipy.optimize import linear_sum_assignment
 from hetsched.algorithms.graph_partition import partition
 from hetsched.algorithms.open_tsp import held_karp, local_search
 from hetsched.cost.base import CostModel
-from hetsched.cost.chains import Chain, Group
+from hetsched.cost.chains import Group
 from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.chain_moves import reordered
 from hetsched.solvers.inventory import Inventory
 from hetsched.solvers.megatron import WIDTHS, Megatron
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
 LONGEST_TSP, LONGEST_EXACT = 24, 12  # stages
-STEP_S, IN_STEP_S = 0.1, 0.4
+STEP_S = 0.1
 STARTS_KEPT = 6
 
 Floats = NDArray[np.float64]
@@ -85,48 +83,6 @@ def refine(place: Place, random: Random, hot: float, cold: float) -> Place:
     """A walk of one step's length from a plan."""
     moves = max(30, int(STEP_S / place.arena.pricer.move_s(place.standing.chains)))
     return Place(place.arena, place.arena.walk(random).run(place.standing.chains, moves, hot, cold))
-
-
-def in_step(place: Place, random: Random) -> Place:
-    """A plan walked down by the order of its pipelines, in which rings go round; then, where all have the same layers,
-    by single ones that all of them shift alike.
-    """
-    chains = place.standing.chains
-    place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
-    alike = len({tuple([count for _, count in chain]) for chain in chains}) == 1
-    return _descent(place, list(permutations(range(len(chains[0])), 2)), _shifted, random) if alike else place
-
-
-def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
-    """A layer less in one stage of each pipeline, and one more in another."""
-    i, j = pair
-    if chains[0][i][1] < 2:
-        return None
-    return [tuple((group, count + (s == j) - (s == i)) for s, (group, count) in enumerate(chain)) for chain in chains]
-
-
-def _descent(
-    place: Place,
-    pairs: list[tuple[int, int]],
-    changed: Callable[[list[Chain], tuple[int, int]], list[Chain] | None],
-    random: Random,
-) -> Place:
-    """Each pair is tried once in a round, in a random order, for about IN_STEP_S seconds at most."""
-    pricer, standing = place.arena.pricer, place.standing
-    left = max(30, int(IN_STEP_S / pricer.move_s(standing.chains)))
-    gained = True
-    while gained and left > 0:
-        gained = False
-        random.shuffle(pairs)
-        for pair in pairs[:left]:
-            chains = changed(standing.chains, pair)
-            if chains is None:
-                continue
-            left -= 1
-            trial = pricer.stand(chains, standing.guide_s, standing)
-            if trial.guide_s < standing.guide_s:
-                standing, gained = trial, True
-    return Place(place.arena, standing)
 
 
 def settled_best(arenas: Arenas, places: list[Place], keep: int = STARTS_KEPT) -> list[Place]:

@@ -11,7 +11,7 @@ from hetsched.cluster import Cluster
 from hetsched.cost import COST_MODELS
 from hetsched.problem import Choices, Problem
 from hetsched.solvers.arena import Arenas, Place
-from hetsched.solvers.hierarchical import in_step
+from hetsched.solvers.in_step import in_step
 from hetsched.workload import TrainingJob
 
 

@@ -1,0 +1,53 @@
+"""Walking a plan down by steps that its pipelines take together."""
+
+from collections.abc import Callable
+from itertools import permutations
+from random import Random
+
+from hetsched.cost.chains import Chain
+from hetsched.solvers.arena import Place
+from hetsched.solvers.chain_moves import reordered
+
+IN_STEP_S = 0.4
+
+
+def in_step(place: Place, random: Random) -> Place:
+    """A plan walked down by the order of its pipelines, in which rings go round; then, where all have the same layers,
+    by single ones that all of them shift alike.
+    """
+    chains = place.standing.chains
+    place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
+    alike = len({tuple([count for _, count in chain]) for chain in chains}) == 1
+    return _descent(place, list(permutations(range(len(chains[0])), 2)), _shifted, random) if alike else place
+
+
+def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
+    """A layer less in one stage of each pipeline, and one more in another."""
+    i, j = pair
+    if chains[0][i][1] < 2:
+        return None
+    return [tuple((group, count + (s == j) - (s == i)) for s, (group, count) in enumerate(chain)) for chain in chains]
+
+
+def _descent(
+    place: Place,
+    pairs: list[tuple[int, int]],
+    changed: Callable[[list[Chain], tuple[int, int]], list[Chain] | None],
+    random: Random,
+) -> Place:
+    """Each pair is tried once in a round, in a random order, for about IN_STEP_S seconds at most."""
+    pricer, standing = place.arena.pricer, place.standing
+    left = max(30, int(IN_STEP_S / pricer.move_s(standing.chains)))
+    gained = True
+    while gained and left > 0:
+        gained = False
+        random.shuffle(pairs)
+        for pair in pairs[:left]:
+            chains = changed(standing.chains, pair)
+            if chains is None:
+                continue
+            left -= 1
+            trial = pricer.stand(chains, standing.guide_s, standing)
+            if trial.guide_s < standing.guide_s:
+                standing, gained = trial, True
+    return Place(place.arena, standing)
