@@ -66,7 +66,7 @@ def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
     results compares them as played, where that was possible. A published formula stands for itself: its best is kept;
     and so is the best of plans of so many passes that playing takes long, of the first finalists that do not.
 
-    Of ZeRO it has as little as it needs, where that is open: searches look for plans with most of what costs no time.
+    Of ZeRO it has as little as it needs, where that is open: a search may begin with more, for the room it leaves.
     """
     if model.name != Roofline().name:
         return result

@@ -12,7 +12,7 @@ from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_walk import Walk
-from hetsched.solvers.draft import Limits
+from hetsched.solvers.draft import Limits, groups_of
 from hetsched.solvers.grid import QUICK, Variant, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob
@@ -96,11 +96,6 @@ class Place:
         """What a search for the problem's objective lessens."""
         return self.arena.worth(self.standing)
 
-    @property
-    def key(self) -> tuple[Variant, int]:
-        """The setting and the number of pipelines."""
-        return self.arena.variant, len(self.standing.chains)
-
     def candidate(self) -> Candidate:
         """The plan, priced by the cost model."""
         return self.arena.candidate(self.standing.chains)
@@ -164,8 +159,12 @@ def _best(places: Iterable[Place | None]) -> Place | None:
 
 
 def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
-    """The first setting that fits."""
-    return next((place for arena in ladder if (place := _at(arena, hand)) is not None), None)
+    """The first setting that fits; the last needs the least memory, so none does where that does not."""
+    for number, arena in enumerate(ladder):
+        place = _at(arena, hand)
+        if place is not None or (number == 0 and ladder[-1].stand(hand) is None):
+            return place
+    return None
 
 
 def _roomy(ladder: Sequence[Arena]) -> list[Arena]:
@@ -182,7 +181,7 @@ def _at(arena: Arena, hand: Hand) -> Place | None:
 
 def hand_of(chains: Sequence[Chain]) -> list[list[Group]]:
     """The groups of a plan's chains."""
-    return [[group for group, _ in chain] for chain in chains]
+    return [groups_of(chain) for chain in chains]
 
 
 def replica_counts(problem: Problem) -> list[int]:

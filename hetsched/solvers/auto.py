@@ -2,7 +2,8 @@
 
 Where the cost model has quick prices of asymmetric plans: the starts of `hierarchical`, and all that grids are good for
 as starts, the baseline's and those of `grid_starts`, and `tilings`; then islands of them, as of `local-search`, which
-begin with layers that all pipelines of like layers shift alike. Of many devices tilings alone.
+begin walked down in step (`in_step`), and the best of them also with room to spare (`Arenas.roomiest`). Of many
+devices tilings alone.
 
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 
@@ -36,7 +37,6 @@ from hetsched.solvers.tilings import Tilings
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 ISLANDS = 6
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
-
 ROOMIEST = 4  # of the best starts begin with room to spare too: as little as fits leaves little to move
 
 

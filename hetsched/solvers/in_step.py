@@ -7,6 +7,7 @@ from random import Random
 from hetsched.cost.chains import Chain
 from hetsched.solvers.arena import Place
 from hetsched.solvers.chain_moves import reordered
+from hetsched.solvers.draft import layers_of
 
 IN_STEP_S = 0.4
 
@@ -17,7 +18,7 @@ def in_step(place: Place, random: Random) -> Place:
     """
     chains = place.standing.chains
     place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
-    alike = len({tuple([count for _, count in chain]) for chain in chains}) == 1
+    alike = all(layers_of(chain) == layers_of(chains[0]) for chain in chains)
     return _descent(place, list(permutations(range(len(chains[0])), 2)), _shifted, random) if alike else place
 
 
