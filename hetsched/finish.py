@@ -13,7 +13,7 @@ from hetsched.cost.money import plan_usd_per_hour
 from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
-from hetsched.problem import MICRO_BATCHES, Choices, Problem
+from hetsched.problem import Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
 from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers.base import Candidate, Solver
@@ -112,8 +112,7 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
     (`hetsched.bound`). It is on plans whose stages wait for their messages, as no faster than if they did not.
     """
     size = plan.workload.micro_batch
-    job, sizes = replace(plan.workload, micro_batch=1), (None,) if size in MICRO_BATCHES else (None, size)
-    choices = [Choices(micro_batch=fixed, compression=plan.options.compression) for fixed in sizes]
+    job, choices = replace(plan.workload, micro_batch=1), Choices(compression=plan.options.compression)
     teams = [[cluster.device(name) for name in stage.devices] for _, _, stage in plan.stages]
     alike = all(len({(device.node, device.gpu) for device in team}) == 1 for team in teams)
     if model.name != Roofline().name:
@@ -123,8 +122,10 @@ def bound_for(cluster: Cluster, plan: Plan, cost: Cost, model: CostModel) -> dic
     if not cost.feasible:
         return {"lower_bound_because": "no bound is stated for a plan that does not fit"}
     with suppress(HetschedError):  # a workload that would not be planned
-        bounds = [lower_bound_s(Problem(cluster, plan.model, job, fixed), model) for fixed in choices]
-        bound = min(bounds, key=lambda bound: bound.iteration_s)
+        problems = [Problem(cluster, plan.model, job, choices)]
+        if size not in problems[0].micro_batches:
+            problems.append(replace(problems[0], choices=replace(choices, micro_batch=size)))
+        bound = min((lower_bound_s(problem, model) for problem in problems), key=lambda bound: bound.iteration_s)
         return {"lower_bound_iteration_s": bound.iteration_s, "lower_bound_because": bound.because}
     return {}
 

@@ -1,6 +1,7 @@
 """What is to be planned: a cluster, a model, a job, and what of the plan the user has fixed."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from hetsched.cluster import Cluster
 from hetsched.errors import HetschedError
@@ -8,7 +9,8 @@ from hetsched.model import ModelSpec
 from hetsched.plan import SCHEDULES, Compression
 from hetsched.workload import TrainingJob
 
-MICRO_BATCHES = (1, 2, 4, 8)
+USUAL_MICRO_BATCH = 8  # the largest, unless passes are short
+FULL_PASS_S = 1.5e-3  # of a block's forward at a GPU's peak: really twice that, to which launching it adds 3 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,11 @@ class Problem:
                 f"{replicas} replicas for a global batch of {self.job.global_batch} sequences",
                 hint="each replica needs at least one sequence: fewer replicas, or a larger --global-batch",
             )
+        if (self.choices.micro_batch or 1) > self.job.global_batch:
+            raise HetschedError(
+                f"a micro-batch of {self.choices.micro_batch} for a global batch of {self.job.global_batch} sequences",
+                hint="ask for a smaller --micro-batch, or a larger --global-batch",
+            )
         if self.job.seq_len > self.model.max_positions and self.model.positions == "learned":
             raise HetschedError(
                 f"sequences of {self.job.seq_len} tokens, but {self.model.name} has positions for "
@@ -90,8 +97,30 @@ class Problem:
         """The pipeline schedules allowed."""
         return (self.choices.schedule,) if self.choices.schedule else SCHEDULES
 
-    @property
+    @cached_property
     def micro_batches(self) -> tuple[int, ...]:
-        """The micro-batch sizes allowed."""
-        fixed = self.choices.micro_batch
-        return (fixed,) if fixed else tuple(size for size in MICRO_BATCHES if size <= self.job.global_batch)
+        """The micro-batch sizes allowed, in ascending order: the one fixed, or powers of two up to the batch.
+
+        To 8, and on while a block's forward pass of the size before takes the fastest GPU less than `FULL_PASS_S` at
+        its peak. From there on a token takes as long to compute, but for a few percent, and all else that comes of a
+        larger size (memory, fewer to share out, a pipeline that is longer in filling) speaks against it.
+        """
+        if self.choices.micro_batch:
+            return (self.choices.micro_batch,)
+        fastest = max(device.gpu.flops_per_s(self.job.dtype) for device in self.cluster.devices)
+        sequence_s = self.model.block_forward_flops(1, self.job.seq_len) / fastest
+        sizes = [1]
+        while 2 * sizes[-1] <= self.job.global_batch and (
+            sizes[-1] < USUAL_MICRO_BATCH or sizes[-1] * sequence_s < FULL_PASS_S
+        ):
+            sizes.append(2 * sizes[-1])
+        return tuple(sizes)
+
+    def most_replicas(self, micro_batch: int) -> int:
+        """How many pipelines there may be at a micro-batch size: each has one, if the size is not fixed."""
+        fixed = self.choices.micro_batch is not None
+        return self.job.global_batch if fixed else -(-self.job.global_batch // micro_batch)
+
+    def micro_batches_of(self, replicas: int) -> tuple[int, ...]:
+        """The micro-batch sizes allowed for so many pipelines."""
+        return tuple(size for size in self.micro_batches if self.most_replicas(size) >= replicas)

@@ -196,7 +196,7 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
     for cell, among in sorted(cells, key=lambda pair: (pair[0] not in first, pair[0].least_s)):
         at = [(cell, among)]
         if bound_s < np.inf:
-            at = _possible(at, bound_s, rounds=True)
+            at = _possible(_possible(at, bound_s, rounds=False), bound_s, rounds=True)
             sooner = _possible(at, bound_s * (1 - ACCURACY), rounds=True)
             if at and not sooner:
                 bound_s, binding = bound_s * (1 - ACCURACY), at

@@ -37,7 +37,9 @@ POSITIVE = click.IntRange(1)
     metavar="N",
     help=f"Sequences in an iteration.  [default: {GLOBAL_BATCH}]",
 )
-@click.option("--micro-batch", type=POSITIVE, metavar="N", help="Sequences at a time; 1, 2, 4 or 8 otherwise.")
+@click.option(
+    "--micro-batch", type=POSITIVE, metavar="N", help="Sequences at a time; a power of two is searched otherwise."
+)
 @click.option(
     "--seq-len", type=POSITIVE, metavar="N", help=f"Tokens in one.  [default: the model's, at most {LONGEST_SEQ_LEN}]"
 )

@@ -1,6 +1,7 @@
 """Islands of asymmetric plans, one for each plan that a search begins with, annealed in turn.
 
-A step is a walk (`chain_walk`) on one island, from its best plan or from where it began. The starts say little of where
+A step is a walk (`chain_walk`) on one island, from its best plan or from where it began; a better plan is tried in
+larger and smaller micro-batches too. The starts say little of where
 walks lead, so all islands get some walks; then the better half of them as many again each; and so on, down to two
 (successive halving: Jamieson and Talwalkar 2016, arXiv 1502.07943).
 """
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from math import exp
 from random import Random
 
-from hetsched.solvers.arena import Place
+from hetsched.solvers.arena import Arenas, Place
 from hetsched.solvers.hierarchical import refine
 
 HOT, COLD = 0.001, 0.00002  # shares of the iteration time
@@ -31,8 +32,10 @@ class Island:
 class Archipelago:
     """Islands, and whose turn it is."""
 
-    def __init__(self, places: Iterable[Place], random: Random, hot: float = HOT, cold: float = COLD) -> None:
-        self.random, self.hot, self.cold = random, hot, cold
+    def __init__(
+        self, arenas: Arenas, places: Iterable[Place], random: Random, hot: float = HOT, cold: float = COLD
+    ) -> None:
+        self.arenas, self.random, self.hot, self.cold = arenas, random, hot, cold
         self.islands = [Island(place, place) for place in places]
         self._left: list[Island] = []
         self._turns = self.islands * WALKS
@@ -57,5 +60,5 @@ class Archipelago:
             found = refine(island.best, self.random, heat, self.cold)
         island.walks += 1
         if found.worth < island.best.worth:
-            island.best = found
+            island.best = found = self.arenas.resized(found)
         return found

@@ -13,7 +13,7 @@ from hetsched.problem import Problem
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_walk import Walk
 from hetsched.solvers.draft import Limits, groups_of
-from hetsched.solvers.grid import QUICK, Variant, variants
+from hetsched.solvers.grid import USUAL, Variant, usual_sizes, variants
 from hetsched.solvers.inventory import Inventory
 from hetsched.workload import TrainingJob
 
@@ -42,9 +42,9 @@ class Arena:
 
     @property
     def limits(self) -> Limits:
-        """What the user has fixed of the shape; a pipeline has at least one sequence."""
+        """What the user has fixed of the shape, and how many pipelines the micro-batch size leaves."""
         choices = self.problem.choices
-        return Limits(choices.replicas, choices.stages, most_replicas=self.problem.job.global_batch)
+        return Limits(choices.replicas, choices.stages, self.problem.most_replicas(self.variant.micro_batch))
 
     def walk(self, random: Random) -> Walk:
         """A walk through its plans."""
@@ -114,10 +114,6 @@ class Arenas:
             rungs = [arena for variant in ladder if (arena := self._arena(model, variant)) is not None]
             if rungs:
                 self.ladders.append(rungs)
-        self._usual: list[list[Arena]] = []
-        for schedule in dict.fromkeys(ladder[0].variant.schedule for ladder in self.ladders):
-            of_schedule = [ladder for ladder in self.ladders if ladder[0].variant.schedule == schedule]
-            self._usual.append(of_schedule[QUICK % len(of_schedule)])
 
     def _arena(self, model: CostModel, variant: Variant) -> Arena | None:
         problem = self.problem
@@ -129,17 +125,33 @@ class Arenas:
     def __bool__(self) -> bool:
         return bool(self.ladders)
 
+    @property
+    def usual(self) -> Arena:
+        """One whose passes are long enough to tell fast GPUs from slow ones."""
+        return self.ladders[max(0, len(self.problem.micro_batches) - USUAL)][0]
+
     def __iter__(self) -> Iterator[Arena]:
         return iter([arena for ladder in self.ladders for arena in ladder])
 
     def settle(self, hand: Hand, quick: bool = False) -> Place | None:
         """The best setting for a hand: memory is saved only as far as needed; None where no setting fits.
 
-        quick: one micro-batch size of each schedule, or the least where that does not fit.
+        quick: one micro-batch size of each schedule, or smaller ones where that does not fit.
         """
-        if not quick:
-            return _best(_first(ladder, hand) for ladder in self.ladders)
-        return _best(_first(ladder, hand) for ladder in self._usual) or _first(self.ladders[0], hand)
+        lines = self.lines(len(hand))
+        if not quick or not lines:
+            return _best(_first(ladder, hand) for line in lines for ladder in line)
+        usual, *smaller = usual_sizes(len(lines[0]))
+        found = _best(_first(line[usual], hand) for line in lines)
+        return found or next(filter(None, (_first(lines[0][at], hand) for at in smaller)), None)
+
+    def lines(self, replicas: int) -> list[list[list[Arena]]]:
+        """For each schedule the ladders of the micro-batch sizes that so many pipelines allow, in ascending order."""
+        sizes, found = self.problem.micro_batches_of(replicas), dict[str, list[list[Arena]]]()
+        for ladder in self.ladders:
+            if ladder[0].variant.micro_batch in sizes:
+                found.setdefault(ladder[0].variant.schedule, []).append(ladder)
+        return list(found.values())
 
     def roomiest(self, place: Place) -> Place | None:
         """The same hand with all that saves memory and takes no longer, ZeRO 2, or with recomputing besides: layers
@@ -149,9 +161,26 @@ class Arenas:
         hand = hand_of(place.standing.chains)
         return _best(_at(arena, hand) for arena in _roomy(ladder) if arena is not place.arena)
 
+    def resized(self, place: Place) -> Place:
+        """The same hand with larger or smaller micro-batches, size by size as long as that is better."""
+        hand = hand_of(place.standing.chains)
+        line = next(line for line in self.lines(len(hand)) if any(place.arena in ladder for ladder in line))
+        at = next(k for k, ladder in enumerate(line) if place.arena in ladder)
+        for way in (line[at + 1 :], line[:at][::-1]):
+            for ladder in way:
+                other = _first(ladder, hand)
+                if other is None or other.worth >= place.worth:
+                    break
+                place = other
+        return place
+
     def settle_as(self, arena: Arena, hand: Hand) -> Place | None:
-        """The hand with the schedule and the micro-batch size of an arena; None where it does not fit so."""
-        return _first(next(ladder for ladder in self.ladders if arena in ladder), hand)
+        """The hand with the schedule and the micro-batch size of an arena, or the largest that so many pipelines allow;
+        None where it does not fit so.
+        """
+        lines = self.lines(len(hand))
+        smaller = [ladder for line in lines for ladder in line if _alike_but_smaller(ladder[0].variant, arena.variant)]
+        return _first(smaller[-1], hand) if smaller else None
 
 
 def _best(places: Iterable[Place | None]) -> Place | None:
@@ -165,6 +194,10 @@ def _first(ladder: Sequence[Arena], hand: Hand) -> Place | None:
         if place is not None or (number == 0 and ladder[-1].stand(hand) is None):
             return place
     return None
+
+
+def _alike_but_smaller(variant: Variant, wanted: Variant) -> bool:
+    return variant.schedule == wanted.schedule and variant.micro_batch <= wanted.micro_batch
 
 
 def _roomy(ladder: Sequence[Arena]) -> list[Arena]:

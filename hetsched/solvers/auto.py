@@ -12,8 +12,9 @@ formulas, and under the roofline as played, since the best as played of a search
 (`finish.best_played`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from math import inf
 from random import Random
@@ -23,9 +24,9 @@ import numpy as np
 from hetsched.cost.base import CostModel
 from hetsched.problem import Problem
 from hetsched.solvers.archipelago import Archipelago
-from hetsched.solvers.arena import Arenas, Place
+from hetsched.solvers.arena import Arenas, Hand, Place
 from hetsched.solvers.base import Candidate
-from hetsched.solvers.grid import Grid, settle, shape_of
+from hetsched.solvers.grid import USUAL, Grid, settle, shape_of
 from hetsched.solvers.grid_rounds import GridField, GridRounds
 from hetsched.solvers.grid_starts import start_grids
 from hetsched.solvers.hierarchical import settled_best, starts
@@ -80,7 +81,7 @@ class Auto:
         random = Random(int(rng.integers(1 << 60)))
         roomy = [place for place in map(arenas.roomiest, places[:ROOMIEST]) if place is not None]
         first = [in_step(place, random) for place in [*places, *roomy]]
-        islands = Archipelago([*first, *places[:AS_THEY_ARE]], random)
+        islands = Archipelago(arenas, [*first, *places[:AS_THEY_ARE]], random)
         while islands:
             yield islands.step().candidate()
 
@@ -109,15 +110,17 @@ def _starts(arenas: Arenas, rng: np.random.Generator) -> Iterator[Iterable[Place
     yield Tilings(arenas, rng).starts()
     if len(arenas.problem.cluster.devices) <= MANY_DEVICES:
         yield starts(arenas, rng)
-        yield _on_inventory(arenas)
+        yield _on_inventory(arenas, partial(arenas.settle, quick=True))
+        if len(arenas.problem.micro_batches) > USUAL:
+            yield _on_inventory(arenas, partial(arenas.settle_as, arenas.ladders[-1][0]))
 
 
-def _on_inventory(arenas: Arenas) -> Iterator[Place]:
+def _on_inventory(arenas: Arenas, settled: Callable[[Hand], Place | None]) -> Iterator[Place]:
     """The grids of the baseline and of `grid_starts`."""
     problem, classes = arenas.problem, arenas.inventory.class_of
     grids = [*inventory_grids(problem), *((1, grid) for grid in start_grids(problem))]
     for hand in dict.fromkeys(_hand(classes, grid, width) for width, grid in grids):
-        place = arenas.settle(hand, quick=True)
+        place = settled(hand)
         if place is not None:
             yield place
 

@@ -22,7 +22,7 @@ from hetsched.solvers.base import Candidate
 from hetsched.workload import TrainingJob
 
 Grid = Sequence[Sequence[int]]  # [stage][replica]: positions in cluster.devices
-QUICK = 1  # of the micro-batch sizes allowed: neither the smallest nor one that may not fit
+USUAL = 4  # of the micro-batch sizes allowed the fourth from above, if that is not the smallest
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,31 @@ def variants(problem: Problem, assumes: Assumptions) -> Iterator[list[Variant]]:
             yield [Variant(size, schedule, zero, recompute) for recompute, zero in settings]
 
 
+def usual_sizes(count: int) -> Iterator[int]:
+    """Of so many sizes in ascending order the position of the one to look at first, and of smaller ones if need be.
+
+    With larger ones, which may turn out better, deep pipelines look worse than they can be.
+    """
+    at = max(1, count - USUAL) % count
+    yield at
+    while at:
+        at //= 2
+        yield at
+
+
 def settle(
     problem: Problem, model: CostModel, grid: Grid, *, even: bool = False, quick: bool = False, width: int = 1
 ) -> tuple[Candidate, Variant]:
     """The best candidate on this grid over the open options, and which they were.
 
     Memory is saved (ZeRO, then recompute) only as far as needed, for recomputing costs time. With `even`, layers and
-    batches are split evenly; `quick` looks at one schedule and one micro-batch size, or the least where that does not
-    fit.
+    batches are split evenly; `quick` looks at one schedule and one micro-batch size, or smaller ones where that does
+    not fit. No size is larger than leaves each pipeline one.
     """
     best: tuple[Candidate, Variant] | None = None
-    ladders = list(variants(problem, model.assumes))
-    for ladder in [ladders[QUICK % len(problem.micro_batches)], ladders[0]] if quick else ladders:
+    sizes = problem.micro_batches_of(len(grid[0]))
+    ladders = [ladder for ladder in variants(problem, model.assumes) if ladder[0].micro_batch in sizes]
+    for ladder in [ladders[at] for at in usual_sizes(len(sizes))] if quick else ladders:
         for variant in ladder:
             candidate = on_grid(problem, model, grid, variant, even=even, width=width)
             if best is None or candidate.cost.rank(problem.objective) < best[0].cost.rank(problem.objective):

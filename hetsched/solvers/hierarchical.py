@@ -138,7 +138,7 @@ class _Network:
         self.units, self.stages = units, arenas.problem.choices.stages
         self.blocks = arenas.problem.model.num_layers
         self.kinds = [(inventory.kinds[unit[0]], len(unit)) for unit in units]
-        pricer = arenas.ladders[0][0].pricer
+        pricer = arenas.usual.pricer
         self.speeds = [1 / pricer.block_s(unit) for unit in units]
         first = [inventory.members[unit[0]][0] for unit in units]
         last = [inventory.members[unit[0]][-1] for unit in units]

@@ -42,6 +42,6 @@ class LocalSearch:
             yield from Megatron().search(problem, model, rng)
         for place in first:
             yield place.candidate()
-        islands = Archipelago(first, random, self.hot, self.cold)
+        islands = Archipelago(arenas, first, random, self.hot, self.cold)
         while islands:
             yield islands.step().candidate()

@@ -84,7 +84,7 @@ class PipelineDp:
             return
         best = _best_of_each_size(seen.values())[:KEPT]
         for turn, place in enumerate(best):
-            for ladder in arenas.ladders:
+            for ladder in [ladder for line in arenas.lines(len(place.standing.chains)) for ladder in line]:
                 other = dealer.first(ladder, [mix_of(chain) for chain in place.standing.chains])
                 if other is not None:
                     yield other.candidate()

@@ -56,7 +56,7 @@ class Tilings:
     def __init__(self, arenas: Arenas, rng: np.random.Generator) -> None:
         self.arenas = arenas
         self._lines, self._fast = lines(arenas, rng)
-        self._block_s = arenas.ladders[0][0].pricer.block_s
+        self._block_s = arenas.usual.pricer.block_s
         self._teams: dict[tuple[int, int, int, bool], list[list[Group]]] = {}
         self._counts = device_counts(arenas.problem)
         self._hands: set[Laid] = set()

@@ -255,3 +255,24 @@ def test_zero_goes_as_far_as_memory_needs(cli: Cli, specs: Path) -> None:
     used = [json.loads(cli(*words, "--memory-fraction", share).stdout)["options"]["zero"] for share in (0.92, 0.7)]
     assert used == [1, 2]
     cli(*words, "--memory-fraction", 0.7, "--zero", 1, code=3)
+
+
+def test_a_micro_batch_is_no_larger_than_the_batch(cli: Cli, home: tuple[object, ...]) -> None:
+    wrong = cli(*home, "--global-batch", 16, "--micro-batch", 17, code=1).stderr
+    assert "error: a micro-batch of 17 for a global batch of 16 sequences" in wrong
+    assert "hint: ask for a smaller --micro-batch" in wrong
+    assert json.loads(cli(*home, "--global-batch", 16, "--micro-batch", 16, "--json").stdout)["pipelines"]
+
+
+def test_short_sequences_go_through_in_larger_micro_batches(cli: Cli, specs: Path, tmp_path: Path) -> None:
+    """All that was tried by hand at one size is no better, and the bound is on it too."""
+    words = "plan-train", specs / "home-office.yaml", "--model", "gpt2", "--seq-len", 128, "--global-batch", 256
+    open_ = json.loads(cli(*words, "--json").stdout)
+    bound_s, found_s = (open_["predicted"][f"{name}iteration_s"] for name in ("lower_bound_", ""))
+    fixed = {}
+    for size in (8, 64, 128):
+        path = tmp_path / f"{size}.json"
+        cli(*words, "--micro-batch", size, "--max-steps", 20, "-o", path)
+        fixed[size] = json.loads(cli("evaluate", path, "--json").stdout)["iteration_s"]
+    assert bound_s <= found_s <= min(fixed.values())
+    assert found_s < 0.7 * fixed[8]
