@@ -7,6 +7,7 @@ from hetsched.cluster import Cluster
 from hetsched.errors import HetschedError
 from hetsched.model import ModelSpec
 from hetsched.plan import SCHEDULES, Compression
+from hetsched.units import counted
 from hetsched.workload import TrainingJob
 
 USUAL_MICRO_BATCH = 8  # the largest, unless passes are short
@@ -56,22 +57,24 @@ class Problem:
             raise HetschedError("replicas and stages must be at least 1")
         if stages > blocks:
             raise HetschedError(
-                f"{stages} stages for the {blocks} blocks of {self.model.name}", hint="a stage holds at least one block"
+                f"{counted(stages, 'stage')} for the {counted(blocks, 'block')} of {self.model.name}",
+                hint="a stage holds at least one block",
             )
         if replicas * stages > devices:
             raise HetschedError(
-                f"{replicas} replicas × {stages} stages need {replicas * stages} devices, "
-                f"cluster {self.cluster.name} has {devices}",
+                f"{counted(replicas, 'replica')} × {counted(stages, 'stage')} need "
+                f"{counted(replicas * stages, 'device')}, cluster {self.cluster.name} has {devices}",
                 hint="ask for fewer replicas or stages",
             )
         if replicas > self.job.global_batch:
             raise HetschedError(
-                f"{replicas} replicas for a global batch of {self.job.global_batch} sequences",
+                f"{counted(replicas, 'replica')} for a global batch of {counted(self.job.global_batch, 'sequence')}",
                 hint="each replica needs at least one sequence: fewer replicas, or a larger --global-batch",
             )
         if (self.choices.micro_batch or 1) > self.job.global_batch:
             raise HetschedError(
-                f"a micro-batch of {self.choices.micro_batch} for a global batch of {self.job.global_batch} sequences",
+                f"a micro-batch of {self.choices.micro_batch} for a global batch of "
+                f"{counted(self.job.global_batch, 'sequence')}",
                 hint="ask for a smaller --micro-batch, or a larger --global-batch",
             )
         if self.job.seq_len > self.model.max_positions and self.model.positions == "learned":

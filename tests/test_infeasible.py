@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 
+import numpy as np
 import pytest
 
 from hetsched.catalog import find_gpu, find_model
@@ -54,3 +56,22 @@ def test_levers_keep_the_batch_and_the_named_gpu_is_large_enough(random_cluster:
     assert kind is not None
     larger = random_cluster(0, (1, 1), kinds=(find_gpu(kind.group(1), "test").kind,))
     assert model.price(larger, plan).feasible
+
+
+def test_the_nearest_plan_lacks_no_more_than_one_by_hand(random_cluster: MakeCluster) -> None:
+    """Layers by memory, where two kinds of GPU are both a little too small: an even split lacks far more on one."""
+    cluster = random_cluster(0, (1, 1), kinds=("A100-SXM-40GB", "V100-SXM2-16GB"))
+    model = find_model("opt-2.7b") or find_model("gpt-neo-2.7b")
+    assert model is not None
+    choices = Choices(replicas=1, micro_batch=1, schedule="1f1b")
+    problem = Problem(cluster, model, TrainingJob(8, 2048), choices)
+    by_hand = []
+    for cut in range(1, model.num_layers):
+        stages = Stage((0, cut), ("n0/0",)), Stage((cut, model.num_layers), ("n1/0",))
+        plan = Plan(model, problem.job, (Pipeline("p0", stages, 8),), Options("1f1b", recompute=True))
+        by_hand.append(Roofline().price(cluster, plan))
+    assert not any(cost.feasible for cost in by_hand)
+    for solver in ("auto", "hierarchical"):
+        candidates = SOLVERS[solver].search(problem, Roofline(), np.random.default_rng(0))
+        least = min(candidate.cost.rank()[0] for candidate in islice(candidates, 8))
+        assert least <= 1.05 * min(cost.rank()[0] for cost in by_hand)

@@ -33,6 +33,7 @@ from hetsched.solvers.hierarchical import settled_best, starts
 from hetsched.solvers.in_step import in_step
 from hetsched.solvers.layouts import grid_search
 from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
+from hetsched.solvers.nearly import nearly_fitting
 from hetsched.solvers.tilings import Tilings
 
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
@@ -74,8 +75,8 @@ class Auto:
                     best_s = place.worth
                     yield place.candidate()
         places = _best([place for line in lines for place in settled_best(arenas, line, ISLANDS)])
-        if not places:  # the baseline's plans say what does not fit
-            yield from Megatron().search(arenas.problem, model, rng)
+        if not places:
+            yield from nearly_fitting(arenas.problem, model, rng)
         for place in places[:1]:
             yield place.candidate()
         random = Random(int(rng.integers(1 << 60)))

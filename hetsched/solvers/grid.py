@@ -191,7 +191,7 @@ def split_layers(
     peers: int,
     memory_fraction: float = MEMORY_FRACTION,
 ) -> tuple[Layers, ...]:
-    """The split of least largest stage time that fits the devices' memory; the evenest where none fits."""
+    """The split of least largest stage time that fits the devices' memory; where none does, that which lacks least."""
     depth, blocks = len(gpus), model.num_layers
     whole = [stage_work(Worker(gpu), model, job, (1, 2), options.recompute) for gpu in gpus] if blocks > 3 else None
     if depth == 1 or whole is None:
@@ -218,7 +218,8 @@ def split_layers(
         capacity=capacity,
     )
     if found is None:
-        found = chain_split(item, extra=np.maximum(extra, 0.0))
+        shares = np.repeat((per_block / capacity)[:, None], blocks, axis=1)
+        found = chain_split(shares, extra=np.maximum(fixed, RESERVE_BYTES) / capacity)
     if found is None:
         return even_split(blocks, depth)
     bounds = found[0].tolist()

@@ -25,7 +25,8 @@ from hetsched.problem import Problem
 from hetsched.solvers.arena import UNSUPPORTED, Arenas, Hand, Place, hand_of, replica_counts
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.inventory import Inventory
-from hetsched.solvers.megatron import WIDTHS, Megatron
+from hetsched.solvers.megatron import WIDTHS
+from hetsched.solvers.nearly import nearly_fitting
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 MOST_UNITS = 96  # that a partition is sought for; more are dealt in network order
@@ -59,8 +60,8 @@ class Hierarchical:
         best = settled_best(arenas, list(starts(arenas, rng)))
         for place in best:
             yield place.candidate()
-        if not best:  # the baseline's plans say what does not fit
-            yield from Megatron().search(problem, model, rng)
+        if not best:
+            yield from nearly_fitting(problem, model, rng)
         for place in self.refined(best, random):
             yield place.candidate()
 

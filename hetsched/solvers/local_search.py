@@ -12,7 +12,7 @@ from hetsched.solvers.archipelago import COLD, HOT, Archipelago
 from hetsched.solvers.arena import UNSUPPORTED, Arenas
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.hierarchical import settled_best, starts
-from hetsched.solvers.megatron import Megatron
+from hetsched.solvers.nearly import nearly_fitting
 
 ISLANDS = 10
 
@@ -38,8 +38,8 @@ class LocalSearch:
         """The islands' starts, then walks for ever."""
         arenas, random = Arenas(problem, model), Random(int(rng.integers(1 << 60)))
         first = settled_best(arenas, list(starts(arenas, rng)), ISLANDS)
-        if not first:  # the baseline's plans say what does not fit
-            yield from Megatron().search(problem, model, rng)
+        if not first:
+            yield from nearly_fitting(problem, model, rng)
         for place in first:
             yield place.candidate()
         islands = Archipelago(arenas, first, random, self.hot, self.cold)

@@ -39,7 +39,8 @@ from hetsched.solvers.arena import UNSUPPORTED, Arena, Arenas, Place, replica_co
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.chain_polish import Mix, polished
 from hetsched.solvers.hierarchical import starts
-from hetsched.solvers.megatron import WIDTHS, Megatron
+from hetsched.solvers.megatron import WIDTHS
+from hetsched.solvers.nearly import nearly_fitting
 
 TRIALS = 4  # mixes that a step of the outer search tries
 HEAT = 0.002  # of the outer search, as a share of the iteration time
@@ -79,8 +80,8 @@ class PipelineDp:
             place = dealer.deal(start.arena, mixes) or start
             seen[mixes] = place
             yield place.candidate()
-        if not seen:  # the baseline's plans say what does not fit
-            yield from Megatron().search(problem, model, rng)
+        if not seen:
+            yield from nearly_fitting(problem, model, rng)
             return
         best = _best_of_each_size(seen.values())[:KEPT]
         for turn, place in enumerate(best):
