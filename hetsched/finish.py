@@ -9,7 +9,6 @@ from hetsched import __version__
 from hetsched.bound import lower_bound_s
 from hetsched.cluster import Cluster
 from hetsched.cost.base import Cost, CostModel
-from hetsched.cost.money import plan_usd_per_hour
 from hetsched.cost.training import Roofline
 from hetsched.errors import HetschedError, InfeasibleError
 from hetsched.plan import ClusterReference, Plan
@@ -17,6 +16,7 @@ from hetsched.problem import Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
 from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers.base import Candidate, Solver
+from hetsched.solvers.played import as_played, is_played
 
 MOST_PLAYED = 400_000  # passes: some seconds
 NO_SLOWER = 1e-3  # of the time: what less ZeRO may take more
@@ -68,35 +68,27 @@ def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
 
     Of ZeRO it has as little as it needs, where that is open: a search may begin with more, for the room it leaves.
     """
-    if model.name != Roofline().name:
+    if not is_played(model):
         return result
-    played: list[tuple[float, int, Candidate, float]] = []
+    played: list[Candidate] = []
     passes = 0
-    for number, finalist in enumerate(result.finalists):
+    for finalist in result.finalists:
         passes += passes_of(finalist.plan)
         if passes > MOST_PLAYED:
             break
-        seconds, worth = _played(problem, finalist)
-        played.append((worth, number, finalist, seconds))
+        played.append(as_played(problem.cluster, finalist))
     if not played:
         return result
-    worth, _, best, seconds = min(played)
+    best = min(played, key=lambda candidate: candidate.worth(problem.objective))
     for zero in range(best.plan.options.zero if problem.choices.zero is None else 0):
         plan = replace(best.plan, options=replace(best.plan.options, zero=zero))
         less = Candidate(plan, model.price(problem.cluster, plan))
         if less.cost.feasible and less.cost.iteration_s <= best.cost.iteration_s * (1 + NO_SLOWER):
-            less_s, less_worth = _played(problem, less)
-            if less_worth <= worth * (1 + NO_SLOWER):
-                best, seconds = less, less_s
+            less = as_played(problem.cluster, less)
+            if less.worth(problem.objective) <= best.worth(problem.objective) * (1 + NO_SLOWER):
+                best = less
                 break
-    return replace(result, best=best.plan, cost=best.cost, played_s=seconds)
-
-
-def _played(problem: Problem, candidate: Candidate) -> tuple[float, float]:
-    """The iteration as simulated, and what of its rank is not whether it fits."""
-    seconds = simulate_iteration(problem.cluster, candidate.plan).iteration_s
-    usd_per_hour = plan_usd_per_hour(problem.cluster, candidate.plan, seconds)
-    return seconds, replace(candidate.cost, iteration_s=seconds, usd_per_hour=usd_per_hour).rank(problem.objective)[1]
+    return replace(result, best=best.plan, cost=best.cost, played_s=best.played.iteration_s if best.played else None)
 
 
 def bounded(problem: Problem, model: CostModel, result: Result) -> Result:

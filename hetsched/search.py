@@ -121,7 +121,7 @@ class Shortlist:
         """One more candidate; step: which it was."""
         if not candidate.cost.feasible:
             return
-        worth = candidate.cost.rank(self.objective)[1]
+        worth = candidate.worth(self.objective)
         if len(self._ranked) == MOST_FINALISTS and worth >= self._ranked[-1][0]:
             return
         if any(abs(worth - other) <= SAME_RANK * other for other, _, _ in self._ranked):

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulate": COST,
     "serving": (SOLVERS - {"problem"}) | {"budget", "simulate"},
     "bound": COST | {"problem", "algorithms"},
-    "solvers": SOLVERS - {"search"},
+    "solvers": SOLVERS | {"simulate"},
     "infeasible": COST | {"catalog", "problem"},
     "search": SOLVERS | {"bound", "infeasible"},
     "finish": SEARCH | {"simulate"},

@@ -1,15 +1,14 @@
 """The default: a portfolio inside one budget.
 
 Where the cost model has quick prices of asymmetric plans: the starts of `hierarchical`, and all that grids are good for
-as starts, the baseline's and those of `grid_starts`, and `tilings`; then islands of them, as of `local-search`, which
-begin walked down in step (`in_step`), and the best of them also with room to spare (`Arenas.roomiest`). Of many
-devices tilings alone.
+as starts, the baseline's and those of `grid_starts`, `tilings` and `bands`. The best of them, as they are and with room
+to spare (`Arenas.roomiest`), are walked down in step (`in_step`); then islands of the best, as of `local-search`, but
+judged as played where that takes no longer than a walk (`played`). Of many devices tilings alone.
 
 Else, on grids alone: the same grids; then, on the most promising, fewer as they go, rounds (`grid_rounds`).
 
 It is meant to be no worse than any solver alone, which chance may belie by a percent or two: by the price of published
-formulas, and under the roofline as played, since the best as played of a search's best is what a plan is made of
-(`finish.best_played`).
+formulas, and under the roofline as played, since that is how the best of a search is chosen (`finish.best_played`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,7 @@ from hetsched.cost.base import CostModel
 from hetsched.problem import Problem
 from hetsched.solvers.archipelago import Archipelago
 from hetsched.solvers.arena import Arenas, Hand, Place
+from hetsched.solvers.bands import banded
 from hetsched.solvers.base import Candidate
 from hetsched.solvers.grid import USUAL, Grid, settle, shape_of
 from hetsched.solvers.grid_rounds import GridField, GridRounds
@@ -34,19 +34,21 @@ from hetsched.solvers.in_step import in_step
 from hetsched.solvers.layouts import grid_search
 from hetsched.solvers.megatron import MANY_DEVICES, Megatron, inventory_grids
 from hetsched.solvers.nearly import nearly_fitting
+from hetsched.solvers.played import Judge
 from hetsched.solvers.tilings import Tilings
 
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
-ISLANDS = 6
+PER_LINE = 6  # of each line of starts that are held against the others
+IN_STEP = 24  # of the starts, with their like that have room to spare, are walked down in step before they are judged
+ISLANDS = 10
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
-ROOMIEST = 4  # of the best starts begin with room to spare too: as little as fits leaves little to move
 
 
 @dataclass(frozen=True, slots=True)
 class Auto:
     """See the module. `grids` are searched at most where grids are all there is."""
 
-    walks: int = 70
+    walks: int = 60
     grids: int = 3
     searched: GridRounds = field(default_factory=GridRounds)
     name: str = "auto"
@@ -74,17 +76,18 @@ class Auto:
                 if place.worth < best_s:
                     best_s = place.worth
                     yield place.candidate()
-        places = _best([place for line in lines for place in settled_best(arenas, line, ISLANDS)])
+        places = _apart([place for line in lines for place in settled_best(arenas, line, PER_LINE)])
         if not places:
             yield from nearly_fitting(arenas.problem, model, rng)
         for place in places[:1]:
             yield place.candidate()
-        random = Random(int(rng.integers(1 << 60)))
-        roomy = [place for place in map(arenas.roomiest, places[:ROOMIEST]) if place is not None]
-        first = [in_step(place, random) for place in [*places, *roomy]]
-        islands = Archipelago(arenas, [*first, *places[:AS_THEY_ARE]], random)
+        random, judge = Random(int(rng.integers(1 << 60))), Judge()
+        roomy = [place for place in map(arenas.roomiest, places) if place is not None]
+        first = [in_step(place, random) for place in _apart([*places, *roomy])[:IN_STEP]]
+        first = sorted(_apart([*first, *places[:AS_THEY_ARE]]), key=judge.worth)
+        islands = Archipelago(arenas, first[:ISLANDS], random, judge=judge)
         while islands:
-            yield islands.step().candidate()
+            yield judge.candidate(islands.step())
 
     def _on_grids(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         grids = _Grids(problem, self, rng)
@@ -100,10 +103,10 @@ class Auto:
             yield min(islice(found, at_once), key=grids.rank)
 
 
-def _best(places: list[Place]) -> list[Place]:
-    """The best, those of one price and number of pipelines once."""
+def _apart(places: list[Place]) -> list[Place]:
+    """By price, those of one price and number of pipelines once."""
     apart = {(len(place.standing.chains), f"{place.worth:.9g}"): place for place in places}
-    return sorted(apart.values(), key=lambda place: place.worth)[:ISLANDS]
+    return sorted(apart.values(), key=lambda place: place.worth)
 
 
 def _starts(arenas: Arenas, rng: np.random.Generator) -> Iterator[Iterable[Place]]:
@@ -114,6 +117,7 @@ def _starts(arenas: Arenas, rng: np.random.Generator) -> Iterator[Iterable[Place
         yield _on_inventory(arenas, partial(arenas.settle, quick=True))
         if len(arenas.problem.micro_batches) > USUAL:
             yield _on_inventory(arenas, partial(arenas.settle_as, arenas.ladders[-1][0]))
+        yield from banded(arenas, rng)
 
 
 def _on_inventory(arenas: Arenas, settled: Callable[[Hand], Place | None]) -> Iterator[Place]:

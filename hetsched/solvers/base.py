@@ -10,13 +10,23 @@ from hetsched.cost.base import Cost, CostModel
 from hetsched.plan import Plan
 from hetsched.problem import Problem
 
+LEAST_OF_PRICE = (
+    0.9  # what a plan is worth at best: one that is much faster as played owes it to messages that just miss
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A plan and its price."""
+    """A plan and its price; played: what it costs as simulated, where that is known."""
 
     plan: Plan
     cost: Cost
+    played: Cost | None = None
+
+    def worth(self, objective: str) -> float:
+        """What of its rank is not whether it fits: as played, where it was, but never far below its price."""
+        price = self.cost.rank(objective)[1]
+        return price if self.played is None else max(self.played.rank(objective)[1], price * LEAST_OF_PRICE)
 
 
 class Solver(Protocol):

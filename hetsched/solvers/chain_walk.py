@@ -2,9 +2,9 @@
 doi:10.1126/science.220.4598.671). A temperature is a share of the iteration time."""
 
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import inf, log
 from random import Random
 
@@ -29,14 +29,28 @@ class Walk:
 
     def run(self, start: Sequence[Chain], moves: int, hot: float, cold: float) -> Standing:
         """The best plan met in so many moves from `start` on, while the temperature falls from `hot` to `cold`."""
-        standing = best = self.pricer.stand(start)
+        best, best_worth = self.pricer.stand(start), inf
+        for standing, rate in self._on(start, moves, hot, cold):
+            if standing.seconds * rate < best_worth:
+                best, best_worth = standing, standing.seconds * rate
+        return best
+
+    def drift(self, start: Sequence[Chain], steps: int, moves: int, heat: float) -> Standing:
+        """Where so many steps lead at one temperature; `moves`: tried at most."""
+        *_, (standing, _) = islice(self._on(start, moves, heat, heat), steps + 1)
+        return standing
+
+    def _on(self, start: Sequence[Chain], moves: int, hot: float, cold: float) -> Iterator[tuple[Standing, float]]:
+        """Where it stands: at the start, and after each move that is taken; and the rent there."""
+        standing = self.pricer.stand(start)
         inventory, pricer, random, rent = self.inventory, self.pricer, self.random, self.rent
-        rate = best_rate = rent(start) if rent else 1.0
+        rate = rent(start) if rent else 1.0
+        yield standing, rate
         draft = Draft(pricer, standing.chains, inventory.idle(start), inventory.kinds, self.limits, random)
         ways = [move for move, _ in MOVES]
         upto = list(accumulate(weight for _, weight in MOVES))
         cooling = (cold / hot) ** (1 / max(1, moves))
-        heat = hot * (best.seconds * rate if best.seconds < inf else 1.0)
+        heat = hot * (standing.seconds * rate if standing.seconds < inf else 1.0)
         for _ in range(moves):
             heat *= cooling
             way = ways[bisect(upto, random.random() * upto[-1])]
@@ -53,9 +67,7 @@ class Walk:
                 draft.idle = inventory.idle(trial.chains)
             standing, rate = trial, trial_rate
             draft.chains = trial.chains
-            if trial.seconds * trial_rate < best.seconds * best_rate:
-                best, best_rate = trial, trial_rate
-        return best
+            yield standing, rate
 
 
 def _after(chains: list[Chain], changes: Changes) -> list[Chain]:

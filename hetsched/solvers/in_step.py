@@ -9,7 +9,7 @@ from hetsched.solvers.arena import Place
 from hetsched.solvers.chain_moves import reordered
 from hetsched.solvers.draft import layers_of
 
-IN_STEP_S = 0.4
+IN_STEP_S = 0.2
 
 
 def in_step(place: Place, random: Random) -> Place:

@@ -1,7 +1,8 @@
-"""Starts of like pipelines: runs in a line, and the hands that they make."""
+"""Starts of like pipelines: runs in a line, bands of nodes, and the hands that they make."""
 
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from hetsched.catalog import find_model
 from hetsched.cost import COST_MODELS
 from hetsched.cost.account import MEMORY_FRACTION
+from hetsched.cost.chains import Group
 from hetsched.problem import Choices, Problem
 from hetsched.readers import read_cluster
-from hetsched.solvers.arena import Arenas, hand_of
+from hetsched.solvers.arena import Arenas, Place, hand_of
+from hetsched.solvers.bands import banded
 from hetsched.solvers.tilings import Tilings, runs, spread
 from hetsched.workload import TrainingJob
 
@@ -47,15 +50,26 @@ def test_spread(most: int) -> None:
     assert all(a < b <= a + max(1, a // 3) for a, b in pairwise(found))
 
 
+def starts_of_tilings(arenas: Arenas) -> Iterator[Place]:
+    return Tilings(arenas, np.random.default_rng(0)).starts()
+
+
+def starts_in_bands(arenas: Arenas) -> Iterator[Place]:
+    return chain.from_iterable(banded(arenas, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("starts", [starts_of_tilings, starts_in_bands])
 @pytest.mark.parametrize("cluster", ["dtfm-datacenter", "home-office", "ten-cities", "a100-l4-t4-24"])
 @pytest.mark.parametrize("choices", [Choices(), Choices(replicas=2), Choices(stages=3), Choices(replicas=2, stages=2)])
-def test_starts_are_as_asked_for_and_fit_the_cluster(cluster: str, choices: Choices) -> None:
+def test_starts_are_as_asked_for_and_fit_the_cluster(
+    starts: Callable[[Arenas], Iterator[Place]], cluster: str, choices: Choices
+) -> None:
     model = find_model("opt-1.3b")
     assert model is not None
     problem = Problem(read_cluster(SPECS / f"{cluster}.yaml"), model, TrainingJob(64, 1024), choices)
     priced_by = COST_MODELS["roofline"](MEMORY_FRACTION)
     arenas, seen = Arenas(problem, priced_by), 0
-    for place in Tilings(arenas, np.random.default_rng(0)).starts():
+    for place in islice(starts(arenas), 120):
         hand = hand_of(place.standing.chains)
         used = Counter(member for groups in hand for group in groups for member in group)
         assert all(count <= arenas.inventory.counts[member] for member, count in used.items())
@@ -64,6 +78,35 @@ def test_starts_are_as_asked_for_and_fit_the_cluster(cluster: str, choices: Choi
         assert place.seconds == pytest.approx(place.candidate().cost.iteration_s, rel=1e-9)
         seen += 1
     assert seen
+
+
+def test_bands_share_out_their_nodes_by_speed() -> None:
+    """Three pipelines go through the same nodes in the same order, cut into two bands anywhere, and leave none idle; of
+    a band's runs none is faster than another by more than two teams' speed, one at each of its ends.
+    """
+    model = find_model("llama-2-7b")
+    assert model is not None
+    problem = Problem(read_cluster(SPECS / "flashflex-a-slow.yaml"), model, TrainingJob(48, 4096))
+    arenas = Arenas(problem, COST_MODELS["roofline"](MEMORY_FRACTION))
+    counts, block_s = arenas.inventory.counts, arenas.usual.pricer.block_s
+
+    def shared_out(hand: list[list[Group]], cut: int) -> bool:
+        bands = [
+            [[group for group in groups if (group[0] < cut) == first] for groups in hand] for first in (True, False)
+        ]
+        speeds = [[sum(1 / block_s(group) for group in run) for run in band] for band in bands]
+        fastest = [max(1 / block_s(group) for run in band for group in run) for band in bands]
+        in_order = all(groups == before + after for groups, before, after in zip(hand, *bands, strict=True))
+        return in_order and all(max(runs) - min(runs) <= 2 * team for runs, team in zip(speeds, fastest, strict=True))
+
+    hands = [hand_of(place.standing.chains) for place in next(banded(arenas, np.random.default_rng(0)))]
+    whole = [
+        hand
+        for hand in hands
+        if len(hand) == 3
+        and Counter(k for groups in hand for group in groups for k in group) == Counter(dict(enumerate(counts)))
+    ]
+    assert {cut for cut in range(1, len(counts)) if any(shared_out(hand, cut) for hand in whole)} == {1, 2, 3, 4}
 
 
 def test_pipelines_keep_whole_runs_in_each_node() -> None:
