@@ -17,7 +17,6 @@ from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
 from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, Way, most_in_rounds
-from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import Case, Make, SpeedLevel
 from hetsched.bound.spread import (
@@ -37,6 +36,8 @@ from hetsched.plan import Options
 from hetsched.problem import Problem
 from hetsched.workload import TrainingJob
 
+ALIKE = 0.1  # logarithm of seconds
+
 Flags = NDArray[np.bool_]
 Divided = Callable[[int], Sequence[Reach]]  # each division's links, where one of two teams has so many GPUs at most
 
@@ -55,7 +56,6 @@ class Cell:
         case: Case,
         divided: Divided,
         networks: NodeNetworks | None,
-        seats: Seats | None,
         few: FewNodes | None,
     ) -> None:
         model, choices, cluster = problem.model, problem.choices, problem.cluster
@@ -82,7 +82,7 @@ class Cell:
             Parts(*reaches, self.replicas, sizes, at_node)
             for reaches in (zip(every, lean, rings, tied, strict=True) if len(self.replicas) else ())
         ]
-        self.networks, self.seats, self.few = networks, seats, few
+        self.networks, self.few = networks, few
         coarser = [parts for parts in self.parts[1:] if parts.several and len(parts.sizes) < len(self.parts[0].sizes)]
         coarser.sort(key=lambda parts: len(parts.sizes))
         self.nested = [*coarser[::2], self.parts[0]] if coarser else []  # with all it takes twice as long, to no gain
@@ -93,6 +93,11 @@ class Cell:
         """Computing alone, by all devices."""
         return self.micro_batches * self.blocks / float(self.level.device.sum())
 
+    @property
+    def promise(self) -> tuple[int, int, float]:
+        """Where this is less plans may end earlier: small micro-batches wait less."""
+        return round(np.log(self.least_s) / ALIKE), self.job.micro_batch, self.least_s
+
     def blocks_of(self, make: Make) -> Blocks:
         """Blocks of pipelines of a make."""
         return Blocks(self.blocks, 1 / make.team, make.forward_s, make.backward_s, make.first, make.last)
@@ -101,27 +106,34 @@ class Cell:
         """(n,): which numbers of pipelines, of those `among`, are not excluded from ending by `end_s`."""
         if end_s < self.least_s * (1 - SLACK):
             return np.zeros_like(among)
-        if rounds and not self.seats:
+        if rounds and not self.few:
             among = self._networks_allow(end_s, among)
         for parts in self.parts:
             among = self._held((), [parts], end_s, among, rounds, rounds and parts not in self.nested)
         if rounds and self.nested:
             among = self._held((), self.nested, end_s, among, rounds, refine=True)
-        return self._may_be_seated(end_s, among) if rounds and self.seats else among
+        return self._may_be_seated(end_s, among) if rounds else among
 
     def _may_be_seated(self, end_s: float, among: Flags) -> Flags:
-        """The same by what stages have room for, and by nodes; of each group one number at least is looked at."""
-        if self.seats is None or self.few is None:
+        """The same by what stages have room for, and by nodes, up to the first group that has a number it allows."""
+        if self.few is None:
             return among
         left = among.copy()
-        for _, group in self._groups(among, self.few.setting):
-            first = self.seats.first(end_s, [int(number) for number in self.replicas[group]])
-            left[group if first is None else group[self.replicas[group] < first]] = False
-        left = self._networks_allow(end_s, left)
-        for fewest, group in self._groups(left, self.few.setting):
-            if not self.few.allow(end_s, fewest):
-                left[group] = False
+        for fewest, group in self._groups(among, self.few.setting):
+            found = self._first_of(end_s, fewest, group)
+            left[group if found is None else group[self.replicas[group] < found]] = False
+            if found is not None:
+                break
         return left
+
+    def _first_of(self, end_s: float, fewest: int, group: Places) -> int | None:
+        """The first number of pipelines of a group that is not excluded."""
+        if self.few is None or not self.few.allow(end_s, fewest, roughly=True):
+            return None
+        found = self.few.seats.first(end_s, [int(number) for number in self.replicas[group]])
+        if found is None or not self.few.allow(end_s, fewest):
+            return None
+        return found if self.networks is None or self.networks.allow(end_s, found) else None
 
     def _groups(self, among: Flags, setting: Setting) -> Iterator[tuple[int, Places]]:
         """Of each group of numbers that has some `among` them, the fewest pipelines and the places of these."""

@@ -90,6 +90,16 @@ class Links:
                     bandwidth[i, j] = known[key]
         return latency, bandwidth
 
+    @cached_property
+    def gathering(self) -> float:
+        """Bytes/s that a GPU has at most in a ring, inside a node or as the only one that leaves it."""
+        inside = [
+            max(inside_bytes_per_s(self.cluster, int(node), gpus) for gpus in range(1, MOST_GPUS + 1))
+            for node in np.flatnonzero(self.sizes > 1)
+        ]
+        network = self.rings[1][~np.eye(len(self.sizes), dtype=np.bool_)]
+        return float(max(*inside, *network, 0.0))
+
     def of_nodes(self, hop_bytes: tuple[float, float]) -> Floats:
         """(nodes, 3): the most bytes/s that each sends or receives, in messages and in rings, and the least latency.
 

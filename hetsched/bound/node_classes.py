@@ -1,6 +1,6 @@
 """The nodes of a cluster in classes: what their teams do at best, and what their networks carry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class NodeClass:
     def blocks_per_s(self) -> float:
         """The most that one's stages can do."""
         return sum(count * self._best(teams) for count, teams in self.teams)
+
+    def with_gathers(self, gather_s: float) -> "NodeClass":
+        """The same where a block takes so many GPU seconds more."""
+        teams = tuple((count, tuple((1 / (1 / v + gather_s / d), d) for v, d in some)) for count, some in self.teams)
+        return replace(self, teams=teams)
 
     @property
     def least_share(self) -> float:

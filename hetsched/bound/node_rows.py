@@ -1,7 +1,7 @@
 """The rows of what the networks of nodes allow: proven in `nodes`, with the numbers that stand here."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,15 @@ class Setting:
     def nodes(self) -> list[NodeClass]:
         """One for each node."""
         return [one for one in self.classes for _ in range(one.count)]
+
+    def with_gathers(self, gather_s: float) -> "Setting":
+        """The same where a block takes so many GPU seconds more, and embedding and head none."""
+        if not gather_s:
+            return self
+        classes = tuple(one.with_gathers(gather_s) for one in self.classes)
+        return replace(
+            self, load=replace(self.load, ends=0.0), classes=classes, slowest=1 / (1 / self.slowest + gather_s)
+        )
 
     @property
     def gpus(self) -> int:
@@ -151,7 +160,7 @@ class _Nodes:
 
     def can_do_all(self) -> bool:
         """Whether all blocks are worked on in all micro-batches."""
-        return self.rows.most(self.work) >= (self.load.blocks + self.load.ends) * (1 - ROUNDING)
+        return self.rows.most((self.work, 1)) >= (self.load.blocks + self.load.ends) * (1 - ROUNDING)
 
 
 def in_rounds(setting: Setting, holders: Holders, end_s: float, begin: Range, replicas: int) -> bool:

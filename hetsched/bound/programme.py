@@ -50,10 +50,11 @@ class Rows:
         self._columns.append(columns)
         self._values.append(np.broadcast_to(np.asarray(values, dtype=np.float64), len(columns)))
 
-    def most(self, variables: Indices) -> float:
+    def most(self, *terms: tuple[Indices, Values]) -> float:
         """The most that these can add up to; -inf where nothing keeps all rows, inf where the solver does not know."""
         wanted = np.zeros(self._variables)
-        wanted[variables] = -1
+        for columns, values in terms:
+            wanted[columns] -= values
         found = solve(wanted, [self._all()], 0.0, np.inf)
         if found.solved:
             return -found.costs

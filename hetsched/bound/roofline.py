@@ -75,7 +75,8 @@ import numpy as np
 
 from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
-from hetsched.bound.few_nodes import MOST_NODES, FewNodes, Late
+from hetsched.bound.few_nodes import MOST_NODES, FewNodes
+from hetsched.bound.late import Late
 from hetsched.bound.links import Links, divisions_of, reaches
 from hetsched.bound.node_classes import forward_share, node_classes
 from hetsched.bound.node_rows import Load
@@ -109,15 +110,15 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
     for size, recompute in product(problem.micro_batches, recomputes):
         job = TrainingJob(problem.job.global_batch, problem.job.seq_len, size, problem.job.dtype)
         sizes = MessageSizes.of(problem.model, job, choices.compression)
-        tight: dict[str, tuple[Seats | None, FewNodes | None]] = {}  # of all levels
+        tight: dict[Options, FewNodes | None] = {}  # of all levels
         for level in speed_levels(problem.cluster, problem.model, job, recompute):
             for schedule in problem.schedules:
-                networks = _networks(problem, job, schedule, sizes, level, divided(most)[0].links)
-                if schedule not in tight:
-                    options = Options(schedule, recompute, max(zeros), choices.compression)
-                    tight[schedule] = _tight(problem, job, options, level, memory_fraction, sizes, networks)
+                links = divided(most)[0].links
+                networks = _networks(problem, job, schedule, sizes, level, links)
                 for zero in zeros:
                     options = Options(schedule, recompute, zero, choices.compression)
+                    if options not in tight:
+                        tight[options] = _tight(problem, job, options, level, memory_fraction, sizes, networks, links)
                     for case in level.cases:
                         cell = Cell(
                             problem,
@@ -129,7 +130,7 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
                             case,
                             divided,
                             networks,
-                            *tight[schedule],
+                            tight[options],
                         )
                         if len(cell.replicas) and len(cell.stages):
                             yield cell
@@ -163,20 +164,21 @@ def _tight(
     memory_fraction: float,
     sizes: MessageSizes,
     networks: NodeNetworks | None,
-) -> tuple[Seats | None, FewNodes | None]:
+    links: Links,
+) -> FewNodes | None:
     """What stages have room for, and what few nodes allow, in 1F1B; None where that is not known."""
     nodes, devices = problem.cluster.nodes, problem.cluster.devices
     if options.schedule != "1f1b" or networks is None or len(nodes) > MOST_NODES:
-        return None, None
+        return None
     room = Room(problem.cluster, problem.model, job, options, level, memory_fraction, np.arange(1.0, len(devices) + 1))
     free = {gpu: device_bytes(gpu, memory_fraction) for node in nodes for gpu in node.gpus}
     teams = dict.fromkeys(team.gpu for team in level.teams)
     seats = Seats(level, room, {gpu: (free[gpu], sum(device.gpu == gpu for device in devices)) for gpu in teams})
     setting, held = networks.setting, [(len(node.gpus), sum(free[gpu] for gpu in node.gpus)) for node in nodes]
     most = [max(size for gpus, size in held if gpus == one.gpus) for one in setting.nodes]
-    late = Late.of(room, setting.load, np.array(most))
-    ends_bytes = sizes.whole - sizes.block * setting.load.blocks
-    return seats, FewNodes(setting, ends_bytes, late)
+    gather_s = problem.model.block_parameters * job.dtype_bytes / links.gathering if options.zero == 3 else 0.0
+    late = Late(seats, setting.load, np.array(most), sum(node.blocks_per_s for node in setting.nodes))
+    return FewNodes(setting, sizes.whole - sizes.block * setting.load.blocks, gather_s, late)
 
 
 def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, str]:
@@ -193,7 +195,7 @@ def roofline_bound_s(problem: Problem, memory_fraction: float) -> tuple[float, s
         return np.inf, "no plan of this shape fits"
     first = [cell for cell, _ in left]
     bound_s, binding = np.inf, left
-    for cell, among in sorted(cells, key=lambda pair: (pair[0] not in first, pair[0].least_s)):
+    for cell, among in sorted(cells, key=lambda pair: (pair[0] not in first, *pair[0].promise)):
         at = [(cell, among)]
         if bound_s < np.inf:
             at = _possible(_possible(at, bound_s, rounds=False), bound_s, rounds=True)

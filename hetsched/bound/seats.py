@@ -39,8 +39,11 @@ class Seats:
 
     def __init__(self, level: SpeedLevel, room: Room, kinds: dict[Gpu, tuple[float, int]]) -> None:
         self.room, self.kinds, self.blocks = room, kinds, room.model.num_layers
-        self.teams = sorted((team for team in level.teams if team.gpu in kinds), key=lambda team: team.degree)
+        pairs = [pair for pair in zip(level.teams, level.wastes, strict=True) if pair[0].gpu in kinds]
+        pairs.sort(key=lambda pair: pair[0].degree)
+        self.teams, self.wastes = [team for team, _ in pairs], np.array([waste for _, waste in pairs])
         self.degrees = np.array([float(team.degree) for team in self.teams])
+        self.free = np.array([team.degree * kinds[team.gpu][0] for team in self.teams])
         self.own = {gpu: np.array([team.gpu == gpu for team in self.teams]) for gpu in kinds}
         deepest = min(self.blocks, sum(count for _, count in kinds.values()))
         places = [1.0]
@@ -103,11 +106,8 @@ class Seats:
 
     def _most_blocks(self, end_s: float, replicas: int, micro_batches: Floats) -> Floats:
         """(groups, places, teams): c of at least so many micro-batches; replicas: at most."""
-        room, behind, count = self.room, self.places[:, None], micro_batches[:, None, None]
-        usable = np.array([team.degree * self.kinds[team.gpu][0] for team in self.teams])
-        states = room.model.block_parameters * room.parameter[replicas - 1]
-        free = usable - np.where(behind == 1, room.logits, 0.0)
-        fits = free / (states + np.minimum(behind, count) * room.activation)
+        behind, count = self.places[:, None], micro_batches[:, None, None]
+        fits = self._fit(replicas, np.minimum(behind, count))
         speed = np.array([team.blocks_per_s for team in self.teams])
         forward_s = np.array([team.forward_s for team in self.teams])
         fewest = np.maximum(count - (behind + self.widths[:, None] - 1), 0)
@@ -117,3 +117,16 @@ class Seats:
         most = np.minimum(np.minimum(fits, ends), end_s * speed / count)
         whole: Floats = np.floor(np.minimum(most, self.blocks) * (1 + ROUNDING))
         return np.maximum(whole, 0.0)
+
+    def fits(self, replicas: int) -> Floats:
+        """(places, teams): the whole blocks of which so many pipelines or fewer leave room for all that 1F1B keeps."""
+        whole: Floats = np.floor(self._fit(replicas, self.places[:, None]) * (1 + ROUNDING))
+        return np.maximum(whole, 0.0)
+
+    def _fit(self, replicas: int, kept: Floats) -> Floats:
+        """(..., places, teams): blocks, where so many micro-batches of each are kept."""
+        room = self.room
+        states = room.model.block_parameters * room.parameter[replicas - 1]
+        free = self.free - np.where(self.places == 1, room.logits, 0.0)[:, None]
+        fits: Floats = free / (states + kept * room.activation)
+        return fits

@@ -99,7 +99,7 @@ class SpeedLevel:
     device: (devices,) the most blocks a second that each device adds to a team, 0 where it can be in none; degree: of
     the largest team it can be in, 0 where in none. team: blocks a second of the fastest team. forward_s, extra_blocks
     (embedding and head), update_s: the least of any team allowed. cases: every plan is of one of them. teams: those
-    allowed.
+    allowed; wastes: blocks a second less of each than its GPUs could add to others.
     """
 
     slowest: float
@@ -111,6 +111,7 @@ class SpeedLevel:
     update_s: float
     cases: tuple[Case, ...]
     teams: tuple[TeamSpeed, ...] = ()
+    wastes: tuple[float, ...] = ()
 
 
 def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute: bool) -> Iterator[SpeedLevel]:
@@ -145,6 +146,7 @@ def speed_levels(cluster: Cluster, model: ModelSpec, job: TrainingJob, recompute
             min(team.update_s for team in allowed),
             _cases(allowed, wastes, bool(cluster.measured.curves.between or cluster.network.per_device)),
             tuple(allowed),
+            tuple(wastes),
         )
 
 
