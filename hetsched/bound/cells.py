@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from hetsched.bound.capacity import SLACK, Kind, Line, can_do
 from hetsched.bound.few_nodes import FewNodes
+from hetsched.bound.kin import Kin
 from hetsched.bound.links import Reach
 from hetsched.bound.node_rows import Setting
 from hetsched.bound.nodes import NodeNetworks
 from hetsched.bound.parts import Parts
-from hetsched.bound.room import Room
 from hetsched.bound.rounds import Blocks, Reductions, Way, most_in_rounds
-from hetsched.bound.sizes import MessageSizes
-from hetsched.bound.speeds import Case, Make, SpeedLevel
+from hetsched.bound.speeds import Case, Make
 from hetsched.bound.spread import (
     Burden,
     Chain,
@@ -32,9 +31,6 @@ from hetsched.bound.spread import (
     ways_of,
 )
 from hetsched.cluster import Floats
-from hetsched.plan import Options
-from hetsched.problem import Problem
-from hetsched.workload import TrainingJob
 
 ALIKE = 0.1  # logarithm of seconds
 
@@ -47,18 +43,14 @@ class Cell:
 
     def __init__(
         self,
-        problem: Problem,
-        job: TrainingJob,
-        options: Options,
-        level: SpeedLevel,
-        memory_fraction: float,
-        sizes: MessageSizes,
+        kin: Kin,
         case: Case,
         divided: Divided,
         networks: NodeNetworks | None,
         few: FewNodes | None,
     ) -> None:
-        model, choices, cluster = problem.model, problem.choices, problem.cluster
+        job, options, level, sizes = kin.job, kin.options, kin.level, kin.sizes
+        model, choices, cluster = kin.problem.model, kin.problem.choices, kin.problem.cluster
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
         self.micro_batches = -(-job.global_batch // job.micro_batch)
         devices = int((level.device > 0).sum())
@@ -68,10 +60,9 @@ class Cell:
             replicas = replicas[replicas == choices.replicas]
         if choices.stages is not None:
             stages = stages[stages == choices.stages]
-        fewest = Room(cluster, model, job, options, level, memory_fraction, replicas).fewest_devices()
+        fewest = kin.room(replicas).fewest_devices()
         self.replicas, self.stages = replicas[np.isfinite(fewest)], stages
-        room = Room(cluster, model, job, options, level, memory_fraction, self.replicas)
-        self.most_micro_batches = room.most_micro_batches(stages)
+        self.most_micro_batches = kin.room(self.replicas).most_micro_batches(stages)
         self.fewest_stages = fewest[np.isfinite(fewest)] / level.degree.max()
         self.sizes = sizes
         at_node = np.asarray(np.bincount(cluster.node_of, weights=level.device), dtype=np.float64)

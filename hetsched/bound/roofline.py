@@ -76,12 +76,13 @@ import numpy as np
 from hetsched.bound.capacity import SLACK
 from hetsched.bound.cells import Cell, Flags
 from hetsched.bound.few_nodes import MOST_NODES, FewNodes
+from hetsched.bound.kin import Kin
 from hetsched.bound.late import Late
 from hetsched.bound.links import Links, divisions_of, reaches
 from hetsched.bound.node_classes import forward_share, node_classes
 from hetsched.bound.node_rows import Load
 from hetsched.bound.nodes import NodeNetworks
-from hetsched.bound.room import Room, device_bytes
+from hetsched.bound.room import device_bytes
 from hetsched.bound.seats import Seats
 from hetsched.bound.sizes import MessageSizes
 from hetsched.bound.speeds import SpeedLevel, speed_levels
@@ -117,21 +118,11 @@ def cells_of(problem: Problem, memory_fraction: float) -> Iterator[Cell]:
                 networks = _networks(problem, job, schedule, sizes, level, links)
                 for zero in zeros:
                     options = Options(schedule, recompute, zero, choices.compression)
+                    kin = Kin(problem, job, options, level, memory_fraction, sizes)
                     if options not in tight:
-                        tight[options] = _tight(problem, job, options, level, memory_fraction, sizes, networks, links)
+                        tight[options] = _few_nodes(kin, networks, links)
                     for case in level.cases:
-                        cell = Cell(
-                            problem,
-                            job,
-                            options,
-                            level,
-                            memory_fraction,
-                            sizes,
-                            case,
-                            divided,
-                            networks,
-                            tight[options],
-                        )
+                        cell = Cell(kin, case, divided, networks, tight[options])
                         if len(cell.replicas) and len(cell.stages):
                             yield cell
 
@@ -156,27 +147,20 @@ def _networks(
     return NodeNetworks(node_classes(links, level, sizes.hop), load, level.slowest, (level.forward_s, 1 / level.team))
 
 
-def _tight(
-    problem: Problem,
-    job: TrainingJob,
-    options: Options,
-    level: SpeedLevel,
-    memory_fraction: float,
-    sizes: MessageSizes,
-    networks: NodeNetworks | None,
-    links: Links,
-) -> FewNodes | None:
+def _few_nodes(kin: Kin, networks: NodeNetworks | None, links: Links) -> FewNodes | None:
     """What stages have room for, and what few nodes allow, in 1F1B; None where that is not known."""
+    problem, level, sizes, fraction = kin.problem, kin.level, kin.sizes, kin.memory_fraction
     nodes, devices = problem.cluster.nodes, problem.cluster.devices
-    if options.schedule != "1f1b" or networks is None or len(nodes) > MOST_NODES:
+    if kin.options.schedule != "1f1b" or networks is None or len(nodes) > MOST_NODES:
         return None
-    room = Room(problem.cluster, problem.model, job, options, level, memory_fraction, np.arange(1.0, len(devices) + 1))
-    free = {gpu: device_bytes(gpu, memory_fraction) for node in nodes for gpu in node.gpus}
+    room = kin.room(np.arange(1.0, len(devices) + 1))
+    free = {gpu: device_bytes(gpu, fraction) for node in nodes for gpu in node.gpus}
     teams = dict.fromkeys(team.gpu for team in level.teams)
     seats = Seats(level, room, {gpu: (free[gpu], sum(device.gpu == gpu for device in devices)) for gpu in teams})
     setting, held = networks.setting, [(len(node.gpus), sum(free[gpu] for gpu in node.gpus)) for node in nodes]
     most = [max(size for gpus, size in held if gpus == one.gpus) for one in setting.nodes]
-    gather_s = problem.model.block_parameters * job.dtype_bytes / links.gathering if options.zero == 3 else 0.0
+    block_bytes = problem.model.block_parameters * kin.job.dtype_bytes
+    gather_s = block_bytes / links.gathering if kin.options.zero == 3 else 0.0
     late = Late(seats, setting.load, np.array(most), sum(node.blocks_per_s for node in setting.nodes))
     return FewNodes(setting, sizes.whole - sizes.block * setting.load.blocks, gather_s, late)
 
