@@ -14,12 +14,15 @@ IN_STEP_S = 0.2
 
 def in_step(place: Place, random: Random) -> Place:
     """A plan walked down by the order of its pipelines, in which rings go round; then, where all have the same layers,
-    by single ones that all of them shift alike.
+    by single ones that all of them shift alike, and by two stages that change about in all of them, or turn round with
+    all between them.
     """
     chains = place.standing.chains
     place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
-    alike = all(layers_of(chain) == layers_of(chains[0]) for chain in chains)
-    return _descent(place, list(permutations(range(len(chains[0])), 2)), _shifted, random) if alike else place
+    if any(layers_of(chain) != layers_of(chains[0]) for chain in chains):
+        return place
+    stages = list(permutations(range(len(chains[0])), 2))
+    return _descent(_descent(place, stages, _shifted, random), stages, _turned, random)
 
 
 def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
@@ -28,6 +31,18 @@ def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
     if chains[0][i][1] < 2:
         return None
     return [tuple((group, count + (s == j) - (s == i)) for s, (group, count) in enumerate(chain)) for chain in chains]
+
+
+def _turned(chains: list[Chain], pair: tuple[int, int]) -> list[Chain]:
+    """Two stages of each pipeline have changed about; or, the other way about, all from one to the other are turned
+    round.
+    """
+    first, last = min(pair), max(pair)
+    if pair[0] < pair[1]:
+        order = [last if s == first else first if s == last else s for s in range(len(chains[0]))]
+    else:
+        order = [*range(first), *range(last, first - 1, -1), *range(last + 1, len(chains[0]))]
+    return [tuple(chain[s] for s in order) for chain in chains]
 
 
 def _descent(
