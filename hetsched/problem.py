@@ -124,6 +124,10 @@ class Problem:
         fixed = self.choices.micro_batch is not None
         return self.job.global_batch if fixed else -(-self.job.global_batch // micro_batch)
 
+    def micro_batch_count(self, micro_batch: int) -> int:
+        """How many micro-batches there are at least at a size: more where so many pipelines are asked for."""
+        return max(-(-self.job.global_batch // micro_batch), self.choices.replicas or 1)
+
     def micro_batches_of(self, replicas: int) -> tuple[int, ...]:
         """The micro-batch sizes allowed for so many pipelines."""
         return tuple(size for size in self.micro_batches if self.most_replicas(size) >= replicas)

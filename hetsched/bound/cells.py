@@ -52,7 +52,7 @@ class Cell:
         job, options, level, sizes = kin.job, kin.options, kin.level, kin.sizes
         model, choices, cluster = kin.problem.model, kin.problem.choices, kin.problem.cluster
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
-        self.micro_batches = -(-job.global_batch // job.micro_batch)
+        self.micro_batches = kin.micro_batches
         devices = int((level.device > 0).sum())
         replicas = np.arange(1, min(devices, self.micro_batches) + 1, dtype=np.float64)
         stages = np.arange(1, min(self.blocks, devices) + 1, dtype=np.float64)

@@ -22,8 +22,13 @@ class Kin:
     memory_fraction: float
     sizes: MessageSizes
 
+    @property
+    def micro_batches(self) -> int:
+        """How many there are at least."""
+        return self.problem.micro_batch_count(self.job.micro_batch)
+
     def room(self, replicas: Floats) -> Room:
         """Their memory, by number of pipelines."""
         problem = self.problem
         fixed = self.job, self.options, self.level, self.memory_fraction
-        return Room(problem.cluster, problem.model, *fixed, replicas)
+        return Room(problem.cluster, problem.model, *fixed, self.micro_batches, replicas)

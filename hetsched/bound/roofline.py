@@ -137,7 +137,7 @@ def _networks(
     load = Load(
         blocks,
         level.extra_blocks,
-        -(-job.global_batch // job.micro_batch),
+        problem.micro_batch_count(job.micro_batch),
         sizes.hop,
         sizes.block,
         forward_share(problem.cluster, level, sizes.hop),

@@ -42,6 +42,7 @@ class Room:
         options: Options,
         level: SpeedLevel,
         memory_fraction: float,
+        micro_batches: int,
         replicas: Floats,
     ) -> None:
         self.model, self.replicas, self.gpipe = model, replicas, options.schedule == "gpipe"
@@ -55,7 +56,7 @@ class Room:
         self.activation = hidden_bytes(model, job) if options.recompute else block_activation_bytes(model, job)
         self.logits = logits_bytes(model, job)
         self.kept_logits = float(FP32_BYTES * job.micro_batch * job.seq_len * model.vocab_size) if self.gpipe else 0.0
-        self.micro_batches = -(-job.global_batch // job.micro_batch)
+        self.micro_batches = micro_batches
 
     def fewest_devices(self) -> Floats:
         """(n,): the devices that a pipeline needs at least; inf where so many pipelines do not fit."""

@@ -97,6 +97,17 @@ def test_no_plan_of_all_beats_it(seed: int) -> None:
     assert 0.2 * best <= bound <= best / NEARLY
 
 
+@pytest.mark.parametrize("zero", [0, 2, 3])
+def test_more_pipelines_than_the_batch_makes_micro_batches(random_cluster: Callable[..., Cluster], zero: int) -> None:
+    """Seven pipelines of seven sequences, four at a time: each pipeline has a micro-batch of its own."""
+    model = find_model("gpt2")
+    assert model is not None
+    choices = Choices(replicas=7, micro_batch=4, zero=zero)
+    problem = Problem(random_cluster(1, (3, 4)), model, TrainingJob(7, 256), choices)
+    best = solve(problem, SOLVERS["auto"], Roofline(), stop=MaxSteps(12)).cost.iteration_s
+    assert 0 < lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
+
+
 def wide_cluster(
     rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob, regions: int
 ) -> Cluster:
