@@ -9,7 +9,7 @@ from hetsched.solvers.arena import Place
 from hetsched.solvers.chain_moves import reordered
 from hetsched.solvers.draft import layers_of
 
-IN_STEP_S = 0.2
+IN_STEP_S = 0.08
 
 
 def in_step(place: Place, random: Random) -> Place:
@@ -53,7 +53,7 @@ def _descent(
 ) -> Place:
     """Each pair is tried once in a round, in a random order, for about IN_STEP_S seconds at most."""
     pricer, standing = place.arena.pricer, place.standing
-    left = max(30, int(IN_STEP_S / pricer.move_s(standing.chains)))
+    left = max(10, int(IN_STEP_S / pricer.move_s(standing.chains)))
     gained = True
     while gained and left > 0:
         gained = False
