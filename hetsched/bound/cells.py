@@ -54,7 +54,8 @@ class Cell:
         self.job, self.options, self.level, self.blocks = job, options, level, model.num_layers
         self.micro_batches = kin.micro_batches
         devices = int((level.device > 0).sum())
-        replicas = np.arange(1, min(devices, self.micro_batches) + 1, dtype=np.float64)
+        most = max(self.micro_batches, kin.problem.most_replicas(job.micro_batch))
+        replicas = np.arange(1, min(devices, most) + 1, dtype=np.float64)
         stages = np.arange(1, min(self.blocks, devices) + 1, dtype=np.float64)
         if choices.replicas is not None:
             replicas = replicas[replicas == choices.replicas]

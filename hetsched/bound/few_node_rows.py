@@ -168,19 +168,20 @@ class FewNodeRows:
             own = slice(i, i + 1)
             rows.total(self.late_at[i], (self.late_of[own], 1))
             rows.total(-speed * self.fill_s, (self.work[own], 1), (self.late_of[own], -1), (self.until, -speed))
-        every, most_left = float(self.speed.sum()), len(self.nodes)
+        every, count = float(self.speed.sum()), len(self.nodes)
         network = [(one.hop_bytes_per_s, one.latency_s) for one in self.nodes]
         there_s, back_s = (np.array([size / rate + delay for rate, delay in network]) for size in load.hop_bytes)
         least_s = (whole - self.late_of_all) / every + self.fill_s
         rows.total(-least_s, (self.until, -1))
-        idle = max(0.0, self.slowest * (least_s - self.fill_s) - whole)
-        gone = float(self.gpus.sum()) * most_left * float(back_s.max()) / self.total
+        idle = self.slowest * (least_s - self.fill_s) - whole
+        gone = float(self.gpus.sum()) * count * float(back_s.max()) / self.total
         half = self.slowest * (there_s + back_s) / 2
-        rows.total(
-            self.late + self.slowest * gone - every * self.fill_s,
-            (self.work, 1),
-            (self.out, half),
-            (self.into, half),
-            (self.apart, idle - self.slowest * most_left * float(there_s.max())),
-            (self.until, -every),
-        )
+        for late, least_idle in ((self.late, idle), (self.late_of_all, max(0.0, idle))):
+            rows.total(
+                late + self.slowest * gone - every * self.fill_s,
+                (self.work, 1),
+                (self.out, half),
+                (self.into, half),
+                (self.apart, least_idle - self.slowest * count * float(there_s.max())),
+                (self.until, -every),
+            )

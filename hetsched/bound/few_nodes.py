@@ -16,7 +16,9 @@ micro-batches; Y_i: micro-batches that visit it, O_i that leave it, I_i that ent
        V (A - F_0) >= sum W_i - sum late_i + w (messages there and back, but the first min(S, m) of those back).
    late_i is the sum of l_s (1 + (1 - phi) (min(r, m) - 1)): `late` says how much that is at most.
 2. Pipelines of m <= S (apart) have Y of N micro-batches at most. For them 1 counts no messages; but V (A - F_0) is w m
-   (A - F_0) or more, of which they use m L'. What is late of theirs may be all that they work.
+   (A - F_0) or more: by A they have worked m L' of that, but for what is late of theirs, and that is all that they work
+   at most. So either none of it counts as late, and m (w (A - F_0) - L') as idle, which may be below 0; or all of it,
+   and nothing below 0.
 3. A micro-batch that visits a node leaves it or ends there, and enters it or begins there; where the node lacks a block
    it does either. W_i <= g_i Y_i. All messages of pipelines not apart are what 8 of `nodes` allows, twice over.
 4. A block is alone (K = 1), and all micro-batches visit its node; or it has K >= 2: with a_i blocks of node i alone,
@@ -64,6 +66,7 @@ class FewNodes:
         self.setting, self.seats, self._ends_bytes = setting, late.seats, ends_bytes
         self._gathering = setting.with_gathers(gather_s)
         self._late = cache(late.most)
+        self._gathers = gather_s > 0
         self._verdicts = Verdicts()
 
     def allow(self, end_s: float, replicas: int, roughly: bool = False) -> bool:
@@ -80,4 +83,5 @@ class FewNodes:
 
     def late(self, replicas: int) -> Most | None:
         """See `Late`, of a number of pipelines from this one on."""
-        return self._late(replicas, min([s for s in self.setting.fewest_pipelines if s > replicas], default=np.inf))
+        upto = min([start for start in self.setting.fewest_pipelines if start > replicas], default=np.inf)
+        return self._late(replicas, upto, wasting=not (self._gathers and replicas > 1))

@@ -53,8 +53,8 @@ class Late:
     node_bytes: Floats
     blocks_per_s: float
 
-    def most(self, fewest: float, upto: float) -> Most | None:
-        """Of any number of pipelines in a range; None where there is none."""
+    def most(self, fewest: float, upto: float, wasting: bool = True) -> Most | None:
+        """Of any number of pipelines in a range; None where there is none. wasting: whether 4 holds."""
         room, load = self.seats.room, self.load
         within = (room.replicas >= fewest) & (room.replicas < upto)
         if not within.any():
@@ -64,8 +64,9 @@ class Late:
         least_s = (load.micro_batches * (load.blocks + load.ends) - every) / self.blocks_per_s
         first, last, deep = int(replicas.min()), int(replicas.max()), 0.0
         while first <= last:
-            upto = min(last, max(first, int(first * TOGETHER)))
-            deep, first = max(deep, self._by_position(first, int(upto), least_s)), int(upto) + 1
+            together = min(last, max(first, int(first * TOGETHER)))
+            deep = max(deep, self._by_position(first, together, least_s if wasting else 0.0))
+            first = together + 1
         return Most(min(deep, every), every, of_node)
 
     def _of_nodes(self, replicas: Floats) -> Floats:

@@ -64,7 +64,9 @@ class Room:
         one = self.model.parameters * self.parameter + self.logits + blocks * self.activation
         total, most = self.replicas * one, np.ones_like(self.replicas)
         if self.gpipe:  # all micro-batches are kept, and some pipeline has the average of them or more
-            total = total + (self.micro_batches - self.replicas) * (blocks * self.activation + self.kept_logits)
+            total = total + np.maximum(self.micro_batches - self.replicas, 0.0) * (
+                blocks * self.activation + self.kept_logits
+            )
             most = np.ceil(self.micro_batches / self.replicas)
         last = self.model.block_parameters * self.parameter + self.logits + (most - 1) * self.kept_logits
         fewest = np.searchsorted(np.cumsum(self.usable), one * (1 - ROUNDING)) + 1.0

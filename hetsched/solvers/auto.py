@@ -40,6 +40,7 @@ from hetsched.solvers.tilings import Tilings
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 PER_LINE = 6  # of each line of starts that are held against the others
 IN_STEP = 24  # of the starts, with their like that have room to spare, are walked down in step before they are judged
+AT_ONCE = 6  # of these between two steps
 ISLANDS = 10
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
 
@@ -68,23 +69,32 @@ class Auto:
 
     def _islands(self, arenas: Arenas, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:
         lines: list[list[Place]] = []
-        best_s = inf
+        best = inf
         for line in _starts(arenas, rng):
             lines.append([])
             for place in line:
                 lines[-1].append(place)
-                if place.worth < best_s:
-                    best_s = place.worth
+                if place.worth < best:
+                    best = place.worth
                     yield place.candidate()
         places = _apart([place for line in lines for place in settled_best(arenas, line, PER_LINE)])
         if not places:
             yield from nearly_fitting(arenas.problem, model, rng)
         for place in places[:1]:
             yield place.candidate()
-        random, judge = Random(int(rng.integers(1 << 60))), Judge()
+        random = Random(int(rng.integers(1 << 60)))
         roomy = [place for place in map(arenas.roomiest, places) if place is not None]
-        first = [in_step(place, random) for place in _apart([*places, *roomy])[:IN_STEP]]
-        first = sorted(_apart([*first, *places[:AS_THEY_ARE]]), key=judge.worth)
+        first = places[:AS_THEY_ARE]
+        for number, place in enumerate(_apart([*places, *roomy])[:IN_STEP]):
+            first.append(in_step(place, random))
+            if number % AT_ONCE == 0:
+                yield first[-1].candidate()
+        judge, first = Judge(first), _apart(first)
+        for number, place in enumerate(first):
+            played = judge.candidate(place)
+            if number % AT_ONCE == 0:
+                yield played
+        first.sort(key=judge.worth)
         islands = Archipelago(arenas, first[:ISLANDS], random, judge=judge)
         while islands:
             yield judge.candidate(islands.step())
@@ -104,7 +114,7 @@ class Auto:
 
 
 def _apart(places: list[Place]) -> list[Place]:
-    """By price, those of one price and number of pipelines once."""
+    """By price; of those of one price and number of pipelines the last."""
     apart = {(len(place.standing.chains), f"{place.worth:.9g}"): place for place in places}
     return sorted(apart.values(), key=lambda place: place.worth)
 

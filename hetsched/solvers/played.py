@@ -1,6 +1,7 @@
 """Plans as simulated, which a search can hold its prices against: what the cost model has meet on average, or at worst,
 may meet more or less often in one plan than in another."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
@@ -15,6 +16,7 @@ from hetsched.solvers.base import Candidate
 
 MOST_AT_ONCE = 30_000  # passes of a plan that a search plays: some tenths of a second
 PASS_S = 1e-5  # of playing: measured
+MOST_REMEMBERED = 2000  # plans
 
 
 def is_played(model: CostModel) -> bool:
@@ -32,10 +34,17 @@ def as_played(cluster: Cluster, candidate: Candidate) -> Candidate:
 
 
 class Judge:
-    """What places are worth as played, each played once; as priced where playing takes long, or says nothing."""
+    """What places are worth as played, each played once; as priced where playing takes long, or says nothing.
 
-    def __init__(self) -> None:
+    places: those of a search; if one of them is of too many passes to play, none is played, as prices and times as
+    played are no match for each other.
+    """
+
+    def __init__(self, places: Iterable[Place]) -> None:
         self._known: dict[tuple[Arena, tuple[Chain, ...]], Candidate] = {}
+        self._plays = all(
+            is_played(place.arena.model) and passes_of(place.candidate().plan) <= MOST_AT_ONCE for place in places
+        )
 
     def candidate(self, place: Place) -> Candidate:
         """Its plan."""
@@ -43,8 +52,10 @@ class Judge:
         found = self._known.get(key)
         if found is None:
             found = place.candidate()
-            if is_played(place.arena.model) and passes_of(found.plan) <= MOST_AT_ONCE:
+            if self._plays:
                 found = as_played(place.arena.problem.cluster, found)
+            if len(self._known) > MOST_REMEMBERED:
+                self._known.clear()
             self._known[key] = found
         return found
 

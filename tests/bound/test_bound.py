@@ -108,6 +108,25 @@ def test_more_pipelines_than_the_batch_makes_micro_batches(random_cluster: Calla
     assert 0 < lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
 
 
+@pytest.mark.parametrize("zero", [None, 1, 3])
+def test_memory_that_takes_more_pipelines_than_micro_batches(zero: int | None) -> None:
+    """A batch of four at a time is one micro-batch, but states fit only in shares of two pipelines or more."""
+    rng = np.random.default_rng(0)
+    model = replace(tiny_model(rng, 2), hidden_size=2048, ffn_size=8192, head_dim=256, vocab_size=64)
+    states_bytes = 18 * model.num_layers * model.block_parameters
+    gpu = find_gpu("A100-SXM-80GB", "test")
+    gpu = replace(gpu, memory_bytes=int((0.37 * states_bytes + 2**30) / 0.89))
+    bandwidth = np.full((4, 4), 1e9)
+    cluster = Cluster(
+        "four", tuple(Node(f"n{k}", "r", (gpu,)) for k in range(4)), Network(bandwidth, bandwidth * 1e-14)
+    )
+    problem = Problem(cluster, model, TrainingJob(4, 64), Choices(micro_batch=4, zero=zero))
+    result = solve(problem, SOLVERS["auto"], Roofline(), stop=MaxSteps(12))
+    best = result.cost.iteration_s
+    assert len(result.best.pipelines) > 1
+    assert 0.2 * best <= lower_bound_s(problem, Roofline()).iteration_s <= best / NEARLY
+
+
 def wide_cluster(
     rng: np.random.Generator, counts: tuple[int, ...], model: ModelSpec, job: TrainingJob, regions: int
 ) -> Cluster:

@@ -41,9 +41,10 @@ def test_a_judge_goes_by_the_iteration_as_simulated(random_cluster: MakeCluster,
     """Much faster than its price no plan counts."""
     faster = slower = 0
     for seed in range(4):
-        arenas, judge = arenas_of(random_cluster, seed), Judge()
-        cluster = arenas.problem.cluster
-        for place in some_places(arenas):
+        arenas = arenas_of(random_cluster, seed)
+        cluster, places = arenas.problem.cluster, some_places(arenas)
+        judge = Judge(places)
+        for place in places:
             arena = replace(place.arena, problem=replace(arenas.problem, objective=objective))
             candidate = judge.candidate(Place(arena, place.standing))
             played_s = simulate_iteration(cluster, candidate.plan).iteration_s
@@ -58,8 +59,9 @@ def test_a_judge_goes_by_the_iteration_as_simulated(random_cluster: MakeCluster,
 
 def test_what_takes_long_to_play_and_published_formulas_count_as_priced(random_cluster: MakeCluster) -> None:
     for arenas in (arenas_of(random_cluster, 0, 40_000), arenas_of(random_cluster, 0, 24, "flashflex")):
-        judge = Judge()
-        for place in some_places(arenas, 3):
+        places = some_places(arenas, 3)
+        judge = Judge(places)
+        for place in places:
             assert judge.worth(place) == place.seconds
             assert judge.candidate(place).played is None
 
@@ -68,8 +70,10 @@ def test_islands_only_rise_as_judged(random_cluster: MakeCluster) -> None:
     """By walks that the price leads, and by short ones that it does not."""
     risen = 0
     for seed in range(3):
-        arenas, judge = arenas_of(random_cluster, seed), Judge()
-        islands = Archipelago(arenas, some_places(arenas, 4), Random(0), judge=judge)
+        arenas = arenas_of(random_cluster, seed)
+        places = some_places(arenas, 4)
+        judge = Judge(places)
+        islands = Archipelago(arenas, places, Random(0), judge=judge)
         everywhere = list(islands.islands)
         for _ in range(20):
             before = [island.worth for island in everywhere]
