@@ -16,7 +16,7 @@ from hetsched.problem import Choices, Problem
 from hetsched.search import AnyOf, MaxSeconds, MaxSteps, Progress, Result, StopRule, solve
 from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers.base import Candidate, Solver
-from hetsched.solvers.played import as_played, is_played
+from hetsched.solvers.played import MOST_AT_ONCE, as_played, is_played
 
 MOST_PLAYED = 400_000  # passes: some seconds
 NO_SLOWER = 1e-3  # of the time: what less ZeRO may take more
@@ -25,10 +25,14 @@ BASELINE_STEPS: dict[str, int | None] = {"megatron": None, "random": 16}  # None
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """What a plan is compared with; None where the baseline fits no memory (or the price is not known)."""
+    """What a plan is compared with; None where the baseline fits no memory (or the price is not known).
+
+    played_s: its iteration as simulated, where that is quick.
+    """
 
     iteration_s: float | None
     usd_per_million_tokens: float | None = None
+    played_s: float | None = None
 
 
 def stop_rule(max_seconds: float | None, max_steps: int | None) -> StopRule | None:
@@ -56,7 +60,9 @@ def run_baseline(
         result = solve(problem, solver, model, seed=seed, stop=stop, watch=watch)
     except InfeasibleError:
         return Baseline(None)
-    return Baseline(result.cost.iteration_s, result.cost.usd_per_million_tokens)
+    quick = is_played(model) and passes_of(result.best) <= MOST_AT_ONCE
+    played_s = simulate_iteration(problem.cluster, result.best).iteration_s if quick else None
+    return Baseline(result.cost.iteration_s, result.cost.usd_per_million_tokens, played_s)
 
 
 def best_played(problem: Problem, model: CostModel, result: Result) -> Result:
@@ -166,6 +172,9 @@ def finished_plan(
     if result.played_s is None:
         compared = simulated_s(cluster, plan, cost_model)
     compared["baselines"] = {name: baseline.iteration_s for name, baseline in baselines.items()}
+    played = {name: baseline.played_s for name, baseline in baselines.items() if baseline.played_s is not None}
+    if played and "simulated_iteration_s" in compared:
+        compared["baselines_simulated_iteration_s"] = played
     if result.lower_bound is not None:
         compared["lower_bound_iteration_s"] = result.lower_bound.iteration_s
         compared["lower_bound_because"] = result.lower_bound.because

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import islice, product
 
 import numpy as np
+import pytest
 
 from hetsched.catalog import find_model
 from hetsched.cluster import Cluster
@@ -12,7 +13,7 @@ from hetsched.cost import COST_MODELS
 from hetsched.cost.base import CostModel
 from hetsched.finish import MOST_PLAYED, best_played
 from hetsched.problem import Choices, Problem
-from hetsched.search import MOST_ALIKE, MOST_FINALISTS, NEAR_BEST, MaxSteps, solve
+from hetsched.search import MOST_ALIKE, MOST_FINALISTS, NEAR_BEST, SAME_RANK, MaxSteps, solve
 from hetsched.simulate.training import passes_of, simulate_iteration
 from hetsched.solvers import SOLVERS
 from hetsched.solvers.base import Candidate
@@ -107,7 +108,7 @@ def test_a_published_formula_is_not_played(random_cluster: MakeCluster) -> None:
     problem, model = problem_of(random_cluster, 0), COST_MODELS["flashflex"](0.92)
     result = solve(problem, SOLVERS["auto"], model, stop=MaxSteps(8))
     assert best_played(problem, model, result) is result
-    assert result.cost.iteration_s == result.finalists[0].cost.iteration_s
+    assert result.cost.iteration_s == pytest.approx(result.finalists[0].cost.iteration_s, rel=SAME_RANK)
 
 
 def test_what_takes_long_to_play_is_not_played(random_cluster: MakeCluster) -> None:

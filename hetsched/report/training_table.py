@@ -158,7 +158,7 @@ def _memory(plan: Plan, cluster: Cluster) -> str:
 def _comparison(plan: Plan, emphasise: Callable[[str], str]) -> str:
     predicted = plan.predicted
     lines: list[str] = []
-    mine, prices = predicted["iteration_s"], predicted.get("baselines_usd_per_million_tokens") or {}
+    prices = predicted.get("baselines_usd_per_million_tokens") or {}
     by_cost = plan.provenance.get("objective") == "cost" and predicted.get("usd_per_million_tokens") is not None
     rows = []
     for name, theirs in (predicted.get("baselines") or {}).items():
@@ -168,16 +168,26 @@ def _comparison(plan: Plan, emphasise: Callable[[str], str]) -> str:
             price, other = predicted["usd_per_million_tokens"], prices[name]
             rows.append([f"  {name}", f"${other:.4g} a million tokens", _gain(other, price, "cheaper", "dearer")])
         else:
-            rows.append([f"  {name}", seconds(theirs), _gain(theirs, mine, "faster", "slower")])
+            rows.append([f"  {name}", seconds(theirs), _by_time(predicted, name)])
     if rows:
         table = columns(["  baseline", "", "this plan is"], rows)
         lines.append(f"{emphasise('Compared with')}\n{table}")
-    if any(row[2].endswith((" slower", " dearer")) for row in rows):
+    if any(" slower" in row[2] or " dearer" in row[2] for row in rows):
         lines.append("a longer search may find better: --max-steps, --max-seconds, or another --solver")
     for name, iteration_s in (predicted.get("other_cost_models_iteration_s") or {}).items():
         alone = " (communication alone)" if name == "dtfm" else ""
         lines.append(f"under {cost_model_name(name)}: {seconds(iteration_s)}{alone}")
     return "\n".join(lines)
+
+
+def _by_time(predicted: Mapping[str, Any], name: str) -> str:
+    """By price; by what both take as played where the price has the plan slower, as it may be chosen for that."""
+    theirs, mine = predicted["baselines"][name], predicted["iteration_s"]
+    theirs_s = (predicted.get("baselines_simulated_iteration_s") or {}).get(name)
+    mine_s = predicted.get("simulated_iteration_s")
+    if theirs < mine and theirs_s and mine_s:
+        return f"{_gain(theirs_s, mine_s, 'faster', 'slower')} as played"
+    return _gain(theirs, mine, "faster", "slower")
 
 
 def _gain(theirs: float, mine: float, better: str, worse: str) -> str:

@@ -34,6 +34,8 @@ def test_the_plan_file_holds_all_that_the_format_promises(
     assert predicted["violations"] == []
     assert set(predicted["baselines"]) == {"megatron", "random"}
     assert all(value > 0 for value in predicted["baselines"].values())
+    played = predicted["baselines_simulated_iteration_s"]
+    assert all(played[name] == pytest.approx(value, rel=0.3) for name, value in predicted["baselines"].items())
     assert 0 < predicted["lower_bound_iteration_s"] <= predicted["iteration_s"]
     assert predicted["lower_bound_because"]
     assert predicted["other_cost_models_iteration_s"]["dtfm"] > 0

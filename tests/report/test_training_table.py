@@ -155,6 +155,22 @@ def test_what_a_person_must_know_is_there() -> None:
     assert "a longer search may find better" in text
 
 
+def test_a_plan_that_its_price_has_slower_is_compared_as_played() -> None:
+    there = cluster(1, 1, 1)
+    made = plan([[["machine-0/0"]]])
+    facts = predicted(
+        made,
+        simulated_iteration_s=9.0,
+        baselines={"megatron": 20.0, "random": 9.9, "slower": 9.9},
+        baselines_simulated_iteration_s={"megatron": 9.9, "random": 10.8, "slower": 6.0},
+    )
+    text = training_table(Plan(**{**vars(made), "predicted": facts}), there)
+    assert re.search(r"megatron +20.00 s +2.00× faster\n", text)
+    assert re.search(r"random +9.90 s +1.20× faster as played\n", text)
+    assert re.search(r"slower +9.90 s +1.50× slower as played\n", text)
+    assert "a longer search may find better" in text
+
+
 def test_by_cost_baselines_are_compared_by_price() -> None:
     there = cluster(1, 1, 1)
     made = plan([[["machine-0/0"]]])
