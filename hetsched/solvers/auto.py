@@ -40,6 +40,7 @@ from hetsched.solvers.tilings import Tilings
 USUAL_DEVICES, MOST_AT_ONCE = 64, 8
 PER_LINE = 6  # of each line of starts that are held against the others
 IN_STEP = 24  # of the starts, with their like that have room to spare, are walked down in step before they are judged
+IN_STEP_S = 2.0  # for each of its descents
 AT_ONCE = 6  # of these between two steps
 ISLANDS = 10
 AS_THEY_ARE = 4  # of the best starts begin as they are too: what goes downhill at once may end in a worse valley
@@ -85,8 +86,9 @@ class Auto:
         random = Random(int(rng.integers(1 << 60)))
         roomy = [place for place in map(arenas.roomiest, places) if place is not None]
         first = places[:AS_THEY_ARE]
-        for number, place in enumerate(_apart([*places, *roomy])[:IN_STEP]):
-            first.append(in_step(place, random))
+        begun = _apart([*places, *roomy])[:IN_STEP]
+        for number, place in enumerate(begun):
+            first.append(in_step(place, random, IN_STEP_S / len(begun)))
             if number % AT_ONCE == 0:
                 yield first[-1].candidate()
         judge, first = Judge(first), _apart(first)

@@ -9,20 +9,18 @@ from hetsched.solvers.arena import Place
 from hetsched.solvers.chain_moves import reordered
 from hetsched.solvers.draft import layers_of
 
-IN_STEP_S = 0.08
 
-
-def in_step(place: Place, random: Random) -> Place:
+def in_step(place: Place, random: Random, seconds: float) -> Place:
     """A plan walked down by the order of its pipelines, in which rings go round; then, where all have the same layers,
     by single ones that all of them shift alike, and by two stages that change about in all of them, or turn round with
-    all between them.
+    all between them. Each of the three takes about so many seconds at most.
     """
     chains = place.standing.chains
-    place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random)
+    place = _descent(place, list(permutations(range(len(chains)), 2)), reordered, random, seconds)
     if any(layers_of(chain) != layers_of(chains[0]) for chain in chains):
         return place
     stages = list(permutations(range(len(chains[0])), 2))
-    return _descent(_descent(place, stages, _shifted, random), stages, _turned, random)
+    return _descent(_descent(place, stages, _shifted, random, seconds), stages, _turned, random, seconds)
 
 
 def _shifted(chains: list[Chain], pair: tuple[int, int]) -> list[Chain] | None:
@@ -50,10 +48,11 @@ def _descent(
     pairs: list[tuple[int, int]],
     changed: Callable[[list[Chain], tuple[int, int]], list[Chain] | None],
     random: Random,
+    seconds: float,
 ) -> Place:
-    """Each pair is tried once in a round, in a random order, for about IN_STEP_S seconds at most."""
+    """Each pair is tried once in a round, in a random order, for about so many seconds at most."""
     pricer, standing = place.arena.pricer, place.standing
-    left = max(10, int(IN_STEP_S / pricer.move_s(standing.chains)))
+    left = max(10, int(seconds / pricer.move_s(standing.chains)))
     gained = True
     while gained and left > 0:
         gained = False

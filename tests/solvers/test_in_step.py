@@ -27,7 +27,7 @@ def test_rings_go_round_in_the_best_order(random_cluster: Callable[..., Cluster]
         chains = [(((member,), model.num_layers),) for member in range(5)]
         start = Place(arena, arena.pricer.stand(chains))
         best_s = min(arena.pricer.stand(order).seconds for order in permutations(chains))
-        found = in_step(start, Random(0))
+        found = in_step(start, Random(0), 0.1)
         assert found.seconds == pytest.approx(best_s, rel=1e-9)
         gained.append(start.seconds / found.seconds)
     assert min(gained) >= 1
@@ -47,8 +47,8 @@ def test_stages_turn_round_in_all_pipelines(random_cluster: Callable[..., Cluste
         arena = next(iter(arenas))
         orders = [[tuple(((member,), 3) for member in order)] * 2 for order in permutations(range(4))]
         places = sorted((Place(arena, arena.pricer.stand(order)) for order in orders), key=lambda place: place.worth)
-        found = in_step(places[-1], Random(0))
+        found = in_step(places[-1], Random(0), 0.1)
         assert found.seconds <= places[len(places) // 4].seconds * (1 + 1e-9)
         gained.append(places[-1].seconds / found.seconds)
-        assert in_step(places[0], Random(0)).seconds <= places[0].seconds
+        assert in_step(places[0], Random(0), 0.1).seconds <= places[0].seconds
     assert max(gained) > 1.1
