@@ -60,7 +60,7 @@ class Auto:
         return None
 
     def steps(self, problem: Problem) -> int:
-        """Starts that are better than those before, and walks of a tenth of a second."""
+        """Starts that are better than those before, some that are walked down or played, and walks of 0.1 s."""
         return ISLANDS + self.walks
 
     def search(self, problem: Problem, model: CostModel, rng: np.random.Generator) -> Iterator[Candidate]:

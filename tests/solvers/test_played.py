@@ -87,7 +87,7 @@ def test_islands_only_rise_as_judged(random_cluster: MakeCluster) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_a_drift_ends_a_few_changes_away(random_cluster: MakeCluster, steps: int) -> None:
-    """A single one changes at most two pipelines, or all in step; and the end is at its price."""
+    """Its end is at its price, and no further above the start than so many steps go; without steps it stays there."""
     arenas = arenas_of(random_cluster, 1)
     for place in some_places(arenas):
         pricer, chains = place.arena.pricer, place.standing.chains
